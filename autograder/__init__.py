@@ -1,0 +1,1 @@
+"""What an instructor's machine runs: build, gates, grading, the book and the `course` command line."""

@@ -1,0 +1,245 @@
+"""The `course` command line: the one way to do each thing. Every command does its imports itself, so that it starts fast.
+
+Exit codes: 0 done (for `check`: full marks), 1 not all well (stale, not full marks, a gate failed), 2 wrong usage or
+input, 3 something broke.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from autograder import paths
+
+app = typer.Typer(help="Attention to Silicon: learn, check, build and grade the course.", no_args_is_help=True, add_completion=False)
+out = Console()
+err = Console(stderr=True)
+
+
+@app.callback()
+def main() -> None:
+    paths.use_own_programs()
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+LabId = Annotated[str, typer.Argument(help="A lab's id, such as ch01/lab03.")]
+
+
+def _fail(what: str, code: int = 2) -> None:
+    """End with a clear message on standard error."""
+    err.print(f"[red]{what}[/red]", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _root() -> Path:
+    try:
+        return paths.root()
+    except FileNotFoundError as problem:
+        _fail(str(problem))
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+@app.command()
+def learn(
+    headless: Annotated[bool, typer.Option("--headless", help="Prove the whole path on one lab and end.")] = False,
+    lab: Annotated[str, typer.Option(help="The lab to open.")] = "ch01/lab01",
+) -> None:
+    """Open the course at its first lab, with the book one click away."""
+    from autograder import learning
+
+    root = _root()
+    if headless:
+        raise typer.Exit(0 if learning.prove(root, lab, out) else 1)
+    raise typer.Exit(learning.open_lab(root, lab, out))
+
+
+@app.command()
+def build(check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if anything committed is stale.")] = False) -> None:
+    """Build release notebooks and references from the lab sources."""
+    from autograder import build as builder
+    from autograder.labs import LabError
+
+    try:
+        with err.status("building from source_solutions/"):
+            report = builder.build(_root(), check=check)
+    except (LabError, ValueError) as problem:
+        _fail(str(problem))
+    for path in report.stale:
+        verb = ("stale" if check else "wrote") if path in report.written else ("orphan" if check else "removed")
+        out.print(f"{verb:8} {path}  ({report.summaries[path]})", highlight=False, soft_wrap=True)
+    for path in report.kept:
+        out.print(f"kept     a copy of the work in it: {path}", highlight=False, soft_wrap=True)
+    if not report.stale:
+        out.print("everything is up to date")
+    elif check:
+        _fail("run `course build` and commit what it writes", 1)
+
+
+@app.command()
+def check(
+    lab: LabId,
+    notebook: Annotated[Path | None, typer.Argument(help="Your notebook; the one in work/ where it is left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Grade your own notebook with the hidden tests. Ends with 0 only on full marks."""
+    from autograder import checking
+
+    root = _root()
+    try:
+        with err.status(f"checking {lab}"):
+            verdict = checking.check(root, lab, notebook)
+    except checking.CannotCheck as problem:
+        _fail(str(problem))
+    if as_json:
+        _print_json(verdict.to_json())
+    else:
+        from autograder import report
+
+        report.verdict(out, verdict)
+    raise typer.Exit(0 if verdict.status == "graded" and verdict.points == verdict.max else 1)
+
+
+@app.command()
+def grade(
+    chapter: Annotated[str, typer.Argument(help="A chapter's folder, such as ch01_attention.")],
+    db: Annotated[str | None, typer.Option(help="The gradebook's URL; nbgrader's SQLite file where it is left out.")] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks that run at a time.", min=1)] = 2,
+    feedback: Annotated[bool, typer.Option(help="Write feedback pages too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Grade every submission of a chapter into nbgrader's gradebook."""
+    from autograder import classroom, report
+    from autograder.labs import LabError
+
+    try:
+        with report.progress(err) as advance:
+            results, table = classroom.grade(_root(), chapter, db_url=db, jobs=jobs, feedback=feedback, progress=advance)
+    except (classroom.NothingToGrade, LabError) as problem:
+        _fail(str(problem))
+    if as_json:
+        _print_json([{"learner": result.student} | result.verdict.to_json() for result in results])
+    else:
+        report.classroom(out, results)
+        out.print(f"written to {table.relative_to(_root())}", highlight=False)
+
+
+@app.command()
+def book(open_browser: Annotated[bool, typer.Option("--open", help="Open it when it is built.")] = False) -> None:
+    """Build the book, with warnings as errors."""
+    from autograder import book as builder
+
+    try:
+        builder.build(open_browser=open_browser)
+    except builder.BookError as problem:
+        _fail(str(problem), 1)
+
+
+@app.command()
+def milestones(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Chapters such as ch01; all where none is named.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value for the notebooks' parameters cell.")] = None,
+    demonstrations: Annotated[bool, typer.Option(help="Run the demonstration notebooks too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the milestone notebooks and show what they measured on this machine."""
+    from autograder import measure, report
+
+    try:
+        results = measure.run(_root(), chapters or [], parameter or [], err, demonstrations=demonstrations)
+    except measure.MilestoneError as problem:
+        _fail(str(problem))
+    if as_json:
+        _print_json(results)
+    else:
+        report.milestones(out, results)
+    raise typer.Exit(0 if all(result["passed"] for result in results) else 1)
+
+
+@app.command()
+def labs(as_json: Json = False) -> None:
+    """List the labs: time, difficulty, points, hardware, needs."""
+    from autograder import report
+    from autograder.labs import LabError, catalog
+
+    try:
+        found = catalog(_root())
+    except LabError as problem:
+        _fail(str(problem))
+    rows = [
+        {
+            "lab": lab.id,
+            "title": lab.title,
+            "minutes": lab.minutes,
+            "difficulty": lab.difficulty,
+            "points": lab.points,
+            "exercises": len(lab.exercises),
+            "hardware": lab.hardware,
+            "needs": lab.needs,
+            "builds": lab.builds,
+        }
+        for lab in found
+    ]
+    if as_json:
+        _print_json(rows)
+    else:
+        report.labs(out, rows)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show versions, GPU, data and browser, and what will be skipped and why."""
+    from autograder import doctor as examination
+    from autograder import report
+
+    findings = examination.examine(_root())
+    if as_json:
+        _print_json(findings)
+    else:
+        report.doctor(out, findings)
+    raise typer.Exit(1 if any(finding["state"] == "problem" for finding in findings) else 0)
+
+
+@app.command()
+def progress(as_json: Json = False) -> None:
+    """Show how far you have come: your last check of each lab, and the milestones."""
+    from autograder import checking, report
+
+    rows = checking.progress(_root())
+    if as_json:
+        _print_json(rows)
+    else:
+        report.progress_table(out, rows)
+
+
+@app.command()
+def gates(
+    labs: Annotated[list[str] | None, typer.Argument(help="Lab ids; all labs where none is named.")] = None,
+) -> None:
+    """Run the gates that every lab has to pass. For authors."""
+    import sys
+
+    import pytest
+
+    selected = [argument for lab in labs or [] for argument in ("--lab", lab)]
+    sys.exit(pytest.main([str(_root() / "tests" / "gates"), "-q", *selected]))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run every test of the course: style, freshness, units, gates, grading and the book. Arguments go to pytest."""
+    import sys
+
+    import pytest
+
+    sys.exit(pytest.main([str(_root() / "tests"), *context.args]))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,214 @@
+"""Run the cells of one restored notebook in this process and report what each did. Forked from the zygote.
+
+Never imports nbgrader or the gradebook: what runs here is somebody else's code.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+
+from coursekit import diagnose
+from coursekit.check import CheckFailed
+
+#: Characters of output kept of one cell; what goes beyond is cut with a word.
+MAX_OUTPUT = 200_000
+
+
+class CellTimeout(BaseException):
+    """A cell ran longer than allowed. Not an Exception, so that a learner's `except Exception` does not catch it."""
+
+
+class _Outputs:
+    """Collects nbformat 4 outputs of the running cell, up to a limit."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.room = MAX_OUTPUT
+
+    def reset(self) -> list[dict[str, Any]]:
+        done, self.items, self.room = self.items, [], MAX_OUTPUT
+        return done
+
+    def text(self, name: str, text: str) -> None:
+        if self.room <= 0:
+            return
+        if len(text) > self.room:
+            text = text[: self.room] + "\n[output cut here]\n"
+        self.room -= len(text)
+        last = self.items[-1] if self.items else {}
+        if last.get("output_type") == "stream" and last["name"] == name:
+            last["text"] += text
+        else:
+            self.items.append({"output_type": "stream", "name": name, "text": text})
+
+    def add(self, output: dict[str, Any]) -> None:
+        size = sum(len(str(value)) for value in output.get("data", {}).values())
+        if size > self.room * 10:
+            output = output | {"data": {"text/plain": "[output too large, left out]"}}
+        self.items.append(output)
+
+
+class _Stream(io.TextIOBase):
+    def __init__(self, name: str, outputs: _Outputs):
+        self.label, self.outputs = name, outputs
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.outputs.text(self.label, text)
+        return len(text)
+
+
+class _Publisher(DisplayPublisher):
+    sink: _Outputs
+
+    def publish(self, data, metadata=None, **kwargs):
+        self.sink.add({"output_type": "display_data", "data": dict(data), "metadata": metadata or {}})
+
+    def clear_output(self, wait=False):
+        self.sink.items.clear()
+
+
+class _Hook(DisplayHook):
+    sink: _Outputs
+
+    def start_displayhook(self):
+        pass
+
+    def write_output_prompt(self):
+        pass
+
+    def write_format_data(self, format_dict, md_dict=None):
+        result = {"output_type": "execute_result", "data": dict(format_dict), "metadata": md_dict or {}}
+        self.sink.add(result | {"execution_count": self.shell.execution_count})
+
+    def finish_displayhook(self):
+        pass
+
+
+class _Shell(InteractiveShell):
+    def enable_gui(self, gui=None):
+        pass
+
+    def _showtraceback(self, etype, evalue, stb):
+        error = {"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": list(stb)}
+        self.displayhook.sink.items.append(error)
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run one notebook.
+
+    Args:
+        job: ``lab`` (its id), ``cells`` (as `autograder.restore` gives them), ``cell_seconds`` (limit of one cell),
+            ``folder`` (working directory), ``diagnose`` (whether to look for named mistakes), ``measure`` (whether to
+            refuse and note connections).
+
+    Returns:
+        ``cells``: for each cell an id, ``outputs``, ``seconds`` and ``error`` (None, or kind, message, what, why,
+        hint, mistake, frames); ``seconds`` in all, ``peak_mebibytes``, and ``connections`` that were tried.
+    """
+    start = time.perf_counter()
+    os.environ["COURSE_GRADING"] = "1"
+    os.environ.setdefault("MPLBACKEND", "agg")
+    os.chdir(job["folder"])
+    import torch
+
+    torch.set_num_threads(1)
+    connections = _refuse_connections() if job.get("measure") else []
+    outputs = _Outputs()
+    shell = _make_shell(outputs)
+    saved = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
+    signal.signal(signal.SIGALRM, _alarm)
+    results = []
+    try:
+        for cell in job["cells"]:
+            results.append(_run_cell(shell, outputs, cell, job))
+    finally:
+        sys.stdout, sys.stderr = saved
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "cells": results,
+        "seconds": time.perf_counter() - start,
+        "peak_mebibytes": peak / (1 << 20 if sys.platform == "darwin" else 1 << 10),
+        "connections": connections,
+    }
+
+
+def _refuse_connections() -> list[str]:
+    tried: list[str] = []
+
+    def refuse(self, address):
+        tried.append(str(address))
+        raise OSError(f"a lab runs without a network, and this one tried to reach {address}")
+
+    socket.socket.connect = socket.socket.connect_ex = refuse
+    return tried
+
+
+def _make_shell(outputs: _Outputs) -> InteractiveShell:
+    _Publisher.sink = _Hook.sink = outputs
+    _Shell.clear_instance()
+    shell = _Shell.instance(display_pub_class=_Publisher, displayhook_class=_Hook)
+    shell.history_manager.enabled = False
+    shell.user_ns["__name__"] = "__main__"
+    return shell
+
+
+def _run_cell(shell: InteractiveShell, outputs: _Outputs, cell: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    start = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
+    try:
+        outcome = shell.run_cell(cell["source"], store_history=True)
+        error = outcome.error_before_exec or outcome.error_in_exec
+    except CellTimeout as timeout:
+        error = timeout
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    items = outputs.reset()
+    if isinstance(error, CellTimeout) and not any(item["output_type"] == "error" for item in items):
+        items.append({"output_type": "error", "ename": "CellTimeout", "evalue": str(error), "traceback": [str(error)]})
+    report = {"id": cell["id"], "outputs": items, "seconds": time.perf_counter() - start, "error": None}
+    report["execution_count"] = shell.execution_count - 1
+    if error is not None:
+        report["error"] = _describe(error)
+        if cell["kind"] == "test" and job.get("diagnose") and not isinstance(error, CellTimeout | NotImplementedError):
+            report["error"]["mistake"] = _mistake(shell, cell, job)
+    return report
+
+
+def _mistake(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any]) -> str | None:
+    signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
+    try:
+        return diagnose.name_mistake(job["lab"], cell["exercise"], cell["source"], shell.user_ns)
+    except (Exception, CellTimeout):
+        return None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    described = {"kind": type(error).__name__, "message": str(error), "what": None, "why": None, "hint": None, "mistake": None}
+    if isinstance(error, CheckFailed):
+        described |= {"what": error.what, "why": error.why, "hint": error.hint}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(("<ipython", "/tmp/ipykernel"))]
+    # The last frame is where it broke: a line of the learner's own cell unless the test cell itself raised.
+    described["frames"] = [{"line": frame.lineno, "code": frame.line or "", "function": frame.name} for frame in frames]
+    return described
+
+
+def _alarm(number, frame):
+    raise CellTimeout("this cell ran longer than its time limit")

@@ -1,0 +1,151 @@
+"""The gates that every lab passes, as functions: the tests call them, and so does `course gates LAB`.
+
+The jobs at the end run in a fork of the zygote, on the reference with one thing changed at a time.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autograder.mutate import mutants
+from coursekit import diagnose
+from coursekit.reference import Reference, apply_edits
+
+if TYPE_CHECKING:
+    from autograder.labs import Lab
+    from autograder.warm import Zygote
+
+#: At most this share of a lab's mutants may survive.
+SURVIVORS = 0.05
+MUTANT_SECONDS = 5.0
+JOB_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A mutant that no test rejected."""
+
+    exercise: str
+    mutant: str
+    reason: str | None
+
+
+def job_for(lab: Lab, exercise: str) -> dict[str, Any]:
+    """What the jobs need of a lab, as plain values."""
+    from autograder.labs import solution_source
+
+    cells = []
+    for cell in lab.cells:
+        if cell.kind == "given":
+            cells.append([None, cell.source])
+        elif cell.kind == "exercise":
+            cells.append([cell.name, solution_source(cell.source)])
+    return {
+        "lab": lab.id,
+        "exercise": exercise,
+        "cells": cells,
+        "tests": [cell.source for cell in lab.tests(exercise)],
+        "mistakes": lab.mistakes(exercise),
+        "alternatives": [solution_source(source) for source in lab.alternatives(exercise)],
+    }
+
+
+def solutions(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
+    """Problems of the reference and of the lab's alternative answers: each must pass all tests of the exercise."""
+    return zygote.call("solutions", job_for(lab, exercise), JOB_SECONDS)
+
+
+def mistakes(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
+    """Problems of the mistakes table: each mistake must be rejected, and named by its own sentence."""
+    return zygote.call("mistakes", job_for(lab, exercise), JOB_SECONDS)
+
+
+def survivors(lab: Lab, exercise: str, zygote: Zygote) -> tuple[int, list[Survivor], list[str]]:
+    """How many mutants the exercise has, which survive, and listed equivalents that do not (or no longer) survive."""
+    result = zygote.call("mutants", job_for(lab, exercise), JOB_SECONDS)
+    listed = lab.equivalents(exercise)
+    alive = [Survivor(exercise, mutant, listed.get(mutant)) for mutant in result["survivors"]]
+    return result["count"], alive, sorted(set(listed) - set(result["survivors"]))
+
+
+def solutions_job(job: dict[str, Any]) -> list[str]:
+    """In the fork: run the tests on the reference and on every alternative."""
+    reference = _prepare(job)
+    problems = []
+    for number, replacement in enumerate([None, *job["alternatives"]]):
+        label = f"alternative {number}" if number else "the reference"
+        scope = reference.namespace({job["exercise"]: replacement} if replacement else None)
+        for index, test in enumerate(job["tests"], 1):
+            seen = diagnose.trace(test, scope, [])
+            if seen.failure:
+                problems.append(f"{job['exercise']}: {label} fails test {index}: {seen.failure[0]}: {seen.failure[1]}")
+    return problems
+
+
+def mistakes_job(job: dict[str, Any]) -> list[str]:
+    """In the fork: every mistake against the tests, and against every other mistake."""
+    reference, exercise = _prepare(job), job["exercise"]
+    names = reference.names(exercise)
+    traces, problems = {}, []
+    for sentence, edits in job["mistakes"].items():
+        try:
+            scope = reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
+        except Exception as error:
+            problems.append(f"{exercise}: {sentence!r} does not even define the exercise: {type(error).__name__}: {error}")
+            continue
+        traces[sentence] = [diagnose.trace(test, scope, names) for test in job["tests"]]
+        if all(seen.failure is None for seen in traces[sentence]):
+            problems.append(f"{exercise}: {sentence!r} is not rejected")
+    for sentence, mine in traces.items():
+        failing = [index for index, seen in enumerate(mine) if seen.failure]
+        named = {
+            index: next(other for other, theirs in traces.items() if diagnose.same(mine[index], theirs[index])) for index in failing
+        }
+        if failing and sentence not in named.values():
+            problems.append(f"{exercise}: {sentence!r} would be named {next(iter(named.values()))!r}: no test tells them apart")
+    return problems
+
+
+def mutants_job(job: dict[str, Any]) -> dict[str, Any]:
+    """In the fork: which mutants of the solution do all tests accept?"""
+    reference, exercise = _prepare(job), job["exercise"]
+    alive, all_mutants = [], mutants(reference.source(exercise))
+    signal.signal(signal.SIGALRM, _too_long)
+    times = {}
+    for description, source in all_mutants:
+        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, MUTANT_SECONDS)
+        try:
+            scope = reference.namespace({exercise: source})
+            killed = any(diagnose.trace(test, scope, []).failure for test in job["tests"])
+        except Exception:
+            killed = True
+        except _TooLong:
+            killed = True
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        times[description] = time.perf_counter() - start
+        if not killed:
+            alive.append(description)
+    return {"count": len(all_mutants), "survivors": alive, "slowest": max(times.items(), key=lambda item: item[1], default=None)}
+
+
+class _TooLong(BaseException):
+    pass
+
+
+def _too_long(number, frame):
+    raise _TooLong
+
+
+def _prepare(job: dict[str, Any]) -> Reference:
+    import os
+
+    import torch
+
+    os.environ["COURSE_GRADING"] = "1"
+    torch.set_num_threads(1)
+    return Reference(job["lab"], [(name, source) for name, source in job["cells"]])

@@ -1,0 +1,191 @@
+"""Turn a submission into cells to run: the lab's structure from the release, the learner's code from the notebook.
+
+Nothing of the submission's metadata is trusted beyond "this text answers that exercise": given and test cells always
+come from the lab's index, so a copied, deleted, retyped or reordered cell cannot change what is graded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Larger notebooks are refused; a lab with all its outputs is far below.
+MAX_BYTES = 20 << 20
+
+
+class BadNotebook(Exception):
+    """A submission that cannot be read.
+
+    Attributes:
+        status: one of not-found, too-large, empty, not-json, truncated, not-a-notebook.
+    """
+
+    def __init__(self, status: str, message: str):
+        self.status = status
+        super().__init__(message)
+
+
+@dataclass
+class Restored:
+    """What to run, in order, and what was odd about the notebook.
+
+    Attributes:
+        cells: dicts with kind (given, exercise, test, plain, extra, markdown), source, id, exercise, points, metadata.
+        flags: remarks for the person who reads the result.
+        missing: exercises whose cell is not in the notebook.
+    """
+
+    cells: list[dict[str, Any]]
+    flags: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a notebook whatever its encoding or age.
+
+    Returns:
+        The notebook as nbformat 4 JSON, and remarks on what had to be mended.
+
+    Raises:
+        BadNotebook: with a named status; the file is not changed.
+    """
+    if not path.is_file():
+        raise BadNotebook("not-found", f"there is no file {path}; `course labs` lists the labs")
+    if path.stat().st_size > MAX_BYTES:
+        raise BadNotebook("too-large", f"{path.name} has {path.stat().st_size >> 20} MiB, the limit is {MAX_BYTES >> 20}; clear its outputs")
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise BadNotebook("empty", f"{path.name} is empty; take a fresh copy of the lab and paste your code into it")
+    flags = []
+    try:
+        text = raw.decode("utf-8-sig")
+        if raw.startswith(b"\xef\xbb\xbf"):
+            flags.append("the file began with a byte-order mark; it was read without it")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+        flags.append("the file is not UTF-8; it was read as Latin-1")
+    notebook = _parse(text, path)
+    major = notebook.get("nbformat")
+    if isinstance(major, int) and major < 4:
+        notebook = _upgrade(notebook, path)
+        flags.append(f"the notebook was in the old format {major}; it was converted")
+    cells = notebook.get("cells")
+    if not isinstance(cells, list) or not all(_is_cell(cell) for cell in cells):
+        raise BadNotebook("not-a-notebook", f"{path.name} is JSON but no notebook: its cells are missing or malformed")
+    for cell in cells:
+        if isinstance(cell["source"], list):
+            cell["source"] = "".join(cell["source"])
+        if not isinstance(cell.get("metadata"), dict):
+            cell["metadata"] = {}
+    return notebook, flags
+
+
+def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
+    """Put the learner's cells into the lab's structure.
+
+    Args:
+        index: the lab's index (see `autograder.build.index`).
+        notebook: the submission, as `read` returns it.
+    """
+    template = {cell["id"]: cell for cell in index["cells"]}
+    grade_ids = {_grade_id(cell): cell["id"] for cell in index["cells"] if _grade_id(cell)}
+    answers: dict[str, list[str]] = {}
+    extras: dict[str | None, list[dict[str, Any]]] = {}
+    seen: dict[str, int] = {}
+    anchor = None
+    for cell in notebook["cells"]:
+        known = _match(cell, template, grade_ids)
+        if known is None:
+            extras.setdefault(anchor, []).append(cell)
+            continue
+        seen[known] = seen.get(known, 0) + 1
+        anchor = known
+        kind = template[known]["kind"]
+        if kind == "exercise":
+            answers.setdefault(known, []).append(cell["source"])
+        elif kind == "plain" and cell["source"] != template[known]["source"]:
+            extras.setdefault(known, []).append(cell)
+    result = Restored([])
+    for cell in index["cells"]:
+        _place(cell, answers, result)
+        result.cells.extend(_extra(extra) for extra in extras.get(cell["id"], []))
+    result.cells[:0] = [_extra(extra) for extra in extras.get(None, [])]
+    for number, cell in enumerate(cell for cell in result.cells if cell["kind"] == "extra"):
+        cell["id"] = f"extra-{number + 1}"
+    for identifier, cell in template.items():
+        if cell["kind"] not in ("exercise", "test", "given"):
+            continue
+        if identifier not in seen and cell["kind"] != "exercise":
+            result.flags.append(f"the cell {identifier} was missing; the original was used")
+        elif seen.get(identifier, 0) > 1:
+            result.flags.append(f"the cell {identifier} stood {seen[identifier]} times; marks count once")
+    return result
+
+
+def _place(cell: dict[str, Any], answers: dict[str, list[str]], result: Restored) -> None:
+    if cell["kind"] != "exercise":
+        result.cells.append(dict(cell))
+        return
+    copies = answers.get(cell["id"])
+    if copies is None:
+        result.missing.append(cell["exercise"])
+        result.cells.append(cell | {"source": "", "missing": True})
+        return
+    # Copies run in their order, so the last definition counts, as it would in the learner's kernel.
+    for number, source in enumerate(copies):
+        result.cells.append(cell | {"source": source, "id": cell["id"] if number == 0 else f"{cell['id']}-copy{number}"})
+
+
+def _extra(cell: dict[str, Any]) -> dict[str, Any]:
+    kind = "markdown" if cell["cell_type"] != "code" else "extra"
+    return {"id": "extra", "kind": kind, "source": cell["source"], "exercise": None, "points": 0, "metadata": {}}
+
+
+def _match(cell: dict[str, Any], template: dict[str, Any], grade_ids: dict[str, str]) -> str | None:
+    grade_id = _grade_id(cell)
+    if grade_id in grade_ids:
+        return grade_ids[grade_id]
+    identifier = cell.get("id")
+    return identifier if isinstance(identifier, str) and identifier in template else None
+
+
+def _grade_id(cell: dict[str, Any]) -> str | None:
+    marks = cell["metadata"].get("nbgrader")
+    grade_id = marks.get("grade_id") if isinstance(marks, dict) else None
+    return grade_id if isinstance(grade_id, str) else None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        notebook = json.loads(text)
+    except json.JSONDecodeError as error:
+        at_the_end = error.pos >= len(text.rstrip()) - 1 or "Unterminated" in error.msg
+        if text.lstrip().startswith("{") and at_the_end:
+            raise BadNotebook(
+                "truncated", f"{path.name} ends in the middle (line {error.lineno}); save it again or take it from a checkpoint"
+            ) from None
+        raise BadNotebook("not-json", f"{path.name} is no notebook: {error.msg} at line {error.lineno}") from None
+    except RecursionError:
+        raise BadNotebook("not-json", f"{path.name} is no notebook: it is nested too deeply") from None
+    if not isinstance(notebook, dict):
+        raise BadNotebook("not-a-notebook", f"{path.name} is JSON but no notebook")
+    return notebook
+
+
+def _upgrade(notebook: dict[str, Any], path: Path) -> dict[str, Any]:
+    import nbformat
+
+    try:
+        upgraded = nbformat.convert(nbformat.from_dict(notebook), 4)
+        return json.loads(nbformat.writes(upgraded))
+    except Exception as error:
+        raise BadNotebook("not-a-notebook", f"{path.name} is of an old notebook format and cannot be converted: {error}") from None
+
+
+def _is_cell(cell: Any) -> bool:
+    if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
+        return False
+    source = cell.get("source")
+    return isinstance(source, str) or (isinstance(source, list) and all(isinstance(line, str) for line in source))

@@ -1,0 +1,189 @@
+"""Grade one notebook: read, restore, run, judge. The one engine behind `course check` and `course grade`."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autograder import policy, restore
+from autograder.warm import RunFailed, Zygote
+
+CELL_SECONDS = 60.0
+NOTEBOOK_SECONDS = 300.0
+
+
+@dataclass
+class Exercise:
+    """What one exercise earned, and why.
+
+    Attributes:
+        id: the exercise's name.
+        points, max: earned and possible.
+        status: passed, failed, error, timeout, unwritten, missing, or the named status of an unreadable notebook.
+        message: what, why and what to try; empty when passed. Holds no hidden test and no solution.
+        mistake: the sentence of the mistakes table whose result equals the learner's, or None.
+        flags: remarks for a person: forbidden calls with their lines.
+        scores: points by test cell.
+    """
+
+    id: str
+    points: float
+    max: float
+    status: str
+    message: str = ""
+    mistake: str | None = None
+    flags: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Verdict:
+    """What one notebook earned.
+
+    Attributes:
+        lab: the lab's id.
+        status: graded, or why it could not be: a status of `restore.BadNotebook` or `warm.RunFailed`.
+        exercises: one result each, in order.
+        flags: what was odd about the notebook as a whole.
+        cells: the restored cells with their outputs and errors, for the autograded notebook; empty when nothing ran.
+        seconds, peak_mebibytes, connections: what the run took, and addresses it tried to reach (with ``measure``).
+    """
+
+    lab: str
+    status: str
+    exercises: list[Exercise]
+    flags: list[str] = field(default_factory=list)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_mebibytes: float = 0.0
+    connections: list[str] = field(default_factory=list)
+
+    @property
+    def points(self) -> float:
+        return sum(exercise.points for exercise in self.exercises)
+
+    @property
+    def max(self) -> float:
+        return sum(exercise.max for exercise in self.exercises)
+
+    def to_json(self) -> dict[str, Any]:
+        """The published form: no cells."""
+        exercises = [asdict(exercise) for exercise in self.exercises]
+        for exercise in exercises:
+            del exercise["scores"]
+        return {
+            "lab": self.lab,
+            "status": self.status,
+            "points": self.points,
+            "max": self.max,
+            "exercises": exercises,
+            "flags": self.flags,
+        }
+
+
+def judge(index: dict[str, Any], notebook: Path, zygote: Zygote, *, everything: bool = False, measure: bool = False) -> Verdict:
+    """Grade one notebook against one lab.
+
+    Args:
+        index: the lab's index (`autograder.build.index_of`).
+        notebook: the learner's file; it is only read.
+        zygote: where its cells run.
+        everything: also run the lab's own pictures and demonstrations, which no mark depends on.
+        measure: cut the run off from the network and note what it tries to reach.
+
+    Returns:
+        The verdict; an unreadable notebook or a run that dies gives a named status, never an exception.
+    """
+    try:
+        content, flags = restore.read(notebook)
+    except restore.BadNotebook as problem:
+        return _nothing(index, problem.status, str(problem))
+    restored = restore.restore(index, content)
+    flags += restored.flags
+    chosen = [cell for cell in restored.cells if _is_run(cell, everything)]
+    with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
+        job = {"lab": index["lab"], "cells": chosen, "cell_seconds": CELL_SECONDS, "folder": folder, "diagnose": True}
+        try:
+            ran = zygote.call("run", job | {"measure": measure}, NOTEBOOK_SECONDS)
+        except RunFailed as failure:
+            return _nothing(index, failure.status, str(failure), flags)
+    reports = {report["id"]: report for report in ran["cells"]}
+    for cell in restored.cells:
+        report = reports.get(cell["id"])
+        cell["outputs"] = report["outputs"] if report else []
+        cell["execution_count"] = report["execution_count"] if report else None
+        cell["error"] = report["error"] if report else None
+    exercises = [_exercise(index, exercise, restored, reports) for exercise in index["exercises"]]
+    usage = {key: ran[key] for key in ("seconds", "peak_mebibytes", "connections")}
+    return Verdict(index["lab"], "graded", exercises, flags, restored.cells, **usage)
+
+
+def _is_run(cell: dict[str, Any], everything: bool) -> bool:
+    if cell["kind"] == "markdown" or cell.get("missing"):
+        return False
+    return everything or cell["kind"] != "plain"
+
+
+def _nothing(index: dict[str, Any], status: str, message: str, flags: list[str] | None = None) -> Verdict:
+    exercises = [
+        Exercise(e["name"], 0, e["points"], status, message, scores={c["id"]: 0.0 for c in _tests(index, e["name"])})
+        for e in index["exercises"]
+    ]
+    return Verdict(index["lab"], status, exercises, flags or [])
+
+
+def _exercise(index: dict[str, Any], exercise: dict[str, Any], restored: restore.Restored, reports: dict[str, Any]) -> Exercise:
+    name = exercise["name"]
+    own = [cell for cell in restored.cells if cell["kind"] == "exercise" and cell["exercise"] == name]
+    result = Exercise(name, 0, exercise["points"], "passed", flags=_flags(index, exercise, own, restored))
+    for test in _tests(index, name):
+        error = reports[test["id"]]["error"]
+        result.scores[test["id"]] = 0.0 if error else float(test["points"])
+        result.points += result.scores[test["id"]]
+        if error and result.status == "passed":
+            result.status, result.message = _explain(name, error, own, reports, missing=name in restored.missing)
+        if error and result.mistake is None:
+            result.mistake = error["mistake"]
+    return result
+
+
+def _tests(index: dict[str, Any], exercise: str) -> list[dict[str, Any]]:
+    return [cell for cell in index["cells"] if cell["kind"] == "test" and cell["exercise"] == exercise]
+
+
+def _explain(name: str, error: dict[str, Any], own: list[dict], reports: dict[str, Any], *, missing: bool) -> tuple[str, str]:
+    """The status and the message of a failed test."""
+    if error["kind"] == "NotImplementedError":
+        return "unwritten", "Not written yet: the cell still raises NotImplementedError."
+    if error["kind"] == "CellTimeout":
+        return "timeout", f"It ran longer than {CELL_SECONDS:.0f} s. Look for a loop that does not end."
+    broken = next((reports[cell["id"]]["error"] for cell in own if cell["id"] in reports and reports[cell["id"]]["error"]), None)
+    if broken:
+        return "error", f"Your cell does not run: {broken['kind']}: {broken['message']}. Run it in the notebook and mend it first."
+    if missing and error["kind"] == "NameError":
+        return "missing", "The cell of this exercise is not in the notebook. Take it from a fresh copy of the lab."
+    if error["what"]:
+        return "failed", f"What: {error['what']}. Why: {error['why']}. Try: {error['hint']}"
+    inside = [frame for frame in error["frames"] if frame["function"] != "<module>"]
+    place = f" in {inside[-1]['function']}, at the line `{inside[-1]['code']}`" if inside and inside[-1]["code"] else ""
+    if error["kind"] == "AssertionError":
+        return "failed", f"A check did not hold{': ' + error['message'] if error['message'] else ''}."
+    return "error", f"Your code raised {error['kind']}{place}: {error['message'][:300]}"
+
+
+def _flags(index: dict[str, Any], exercise: dict[str, Any], own: list[dict], restored: restore.Restored) -> list[str]:
+    if not exercise["forbid"]:
+        return []
+    aliases: dict[str, str] = {}
+    for cell in restored.cells:
+        if cell["kind"] in ("given", "exercise", "extra"):
+            aliases |= policy.imports(cell["source"])
+    # A shortcut may hide in a cell of the learner's own; the other exercises' cells answer for themselves.
+    extras = [cell for cell in restored.cells if cell["kind"] == "extra"]
+    return [
+        f"{'line' if cell['kind'] == 'exercise' else 'your own cell, line'} {line} uses {used}, which this exercise asks you to build"
+        for cell in [*own, *extras]
+        for line, used in policy.forbidden_calls(cell["source"], exercise["forbid"], aliases)
+    ]

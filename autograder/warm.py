@@ -1,0 +1,172 @@
+"""Send work to a warm zygote (see `autograder.zygote`): one that lives on between commands, or a private one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+#: A zygote that nobody has asked anything for this long ends by itself.
+IDLE_SECONDS = 900
+START_SECONDS = 60
+
+
+class RunFailed(Exception):
+    """The process that ran the cells gave no result.
+
+    Attributes:
+        status: timeout, died, or internal.
+    """
+
+    def __init__(self, status: str, message: str):
+        self.status = status
+        super().__init__(message)
+
+
+class Zygote:
+    """A warm process to run jobs in.
+
+    With ``shared`` it is found again by later commands of the same user and the same code, and ends after a quarter
+    of an hour without work. Otherwise it belongs to this process alone; use it as a context manager.
+    """
+
+    def __init__(self, *, shared: bool = False):
+        self.shared = shared
+        self.process: subprocess.Popen | None = None
+        self.folder = _shared_folder() if shared else Path(tempfile.mkdtemp(prefix="course-zygote-"))
+        self.path = self.folder / (f"{_code_key()}.sock" if shared else "sock")
+
+    def __enter__(self) -> Zygote:
+        # Started by this thread: a private zygote dies with the thread that started it.
+        self._start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End a private zygote; a shared one lives on."""
+        if self.shared:
+            return
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def call(self, target: str, job: dict[str, Any], timeout: float) -> Any:
+        """Run one job in a fresh fork and return its result.
+
+        Raises:
+            RunFailed: if it takes longer than ``timeout`` seconds, dies, or breaks.
+        """
+        request = json.dumps({"target": target, "job": job}).encode() + b"\n"
+        reply = self._ask(request, timeout) if _can_fork() else _ask_once(request, timeout)
+        if not reply:
+            raise RunFailed("died", "the process that ran the notebook ended early: out of memory, or os._exit was called")
+        answer = json.loads(reply)
+        if "error" in answer:
+            raise RunFailed("internal", f"{answer['error']}\n{answer['traceback']}")
+        return answer["result"]
+
+    def _ask(self, request: bytes, timeout: float) -> bytes:
+        connection = self._connect()
+        deadline = time.monotonic() + timeout
+        with connection, connection.makefile("rb") as stream:
+            connection.settimeout(START_SECONDS)
+            child = int(stream.readline())
+            connection.sendall(request)
+            try:
+                connection.settimeout(max(deadline - time.monotonic(), 0.1))
+                return stream.readline()
+            except TimeoutError:
+                raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
+            except ConnectionError:
+                return b""
+            finally:
+                # Whatever the notebook started goes with it.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child, signal.SIGKILL)
+
+    def _connect(self) -> socket.socket:
+        for attempt in range(3):
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(self.path))
+                return connection
+            except (FileNotFoundError, ConnectionRefusedError):
+                connection.close()
+                if attempt == 2:
+                    raise
+                self._start()
+        raise AssertionError("unreachable")
+
+    def _start(self) -> None:
+        lock = self.folder / f"{self.path.name}.lock"
+        with lock.open("w") as handle:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.connect(str(self.path))
+                probe.shutdown(socket.SHUT_RDWR)
+                return
+            self.path.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "autograder.zygote", str(self.path), str(IDLE_SECONDS)]
+            if not self.shared:
+                command.append("--private")
+            with (self.folder / "zygote.log").open("wb") as log:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+                )
+            if self.process.stdout.readline() != b"ready\n":
+                text = (self.folder / "zygote.log").read_text(errors="replace")
+                raise RunFailed("internal", f"the warm process did not start:\n{text[-2000:]}")
+
+
+def _ask_once(request: bytes, timeout: float) -> bytes:
+    try:
+        done = subprocess.run([sys.executable, "-m", "autograder.zygote"], input=request, capture_output=True, timeout=timeout + 20)
+    except subprocess.TimeoutExpired:
+        raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
+    return done.stdout
+
+
+def _can_fork() -> bool:
+    return hasattr(os, "fork") and hasattr(socket, "AF_UNIX") and not os.environ.get("COURSE_NO_FORK")
+
+
+def _shared_folder() -> Path:
+    """A folder of this user's alone; anybody else's, or one open to others, is refused."""
+    user = os.getuid() if hasattr(os, "getuid") else "me"
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"attention-to-silicon-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink()):
+        raise RunFailed("internal", f"{folder} belongs to somebody else or is open to others; remove it or set XDG_RUNTIME_DIR")
+    return folder
+
+
+def _code_key() -> str:
+    """A new key whenever the interpreter or the code that the zygote has imported changes."""
+    digest = hashlib.sha256(f"{sys.executable} {sys.version} {os.environ.get('COURSE_ROOT')}".encode())
+    for package in ("autograder", "coursekit"):
+        folder = Path(__file__).parents[1] / package
+        for path in sorted(folder.rglob("*.py")):
+            status = path.stat()
+            digest.update(f"{path} {status.st_mtime_ns} {status.st_size}".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,170 @@
+"""Name the mistake: which known slip gives exactly the learner's result?
+
+The test cell is run once on the learner's code and once on the reference with each listed mistake put in, recording
+what every call returned. Where a record equals the learner's, call by call up to the same failure, that is the cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from coursekit import reference
+from coursekit.check import CheckFailed
+
+#: No more seconds than this are spent on looking for a name.
+BUDGET = 10.0
+
+
+@dataclass
+class Trace:
+    """What a test cell saw: the result of every call of the exercise's names, and how it ended."""
+
+    results: list[Any] = field(default_factory=list)
+    failure: tuple[str, str] | None = None
+    actual: Any = None
+
+
+def trace(test_source: str, scope: dict[str, Any], names: list[str]) -> Trace:
+    """Run a test cell in a copy of ``scope`` with the calls of ``names`` recorded; nothing is printed."""
+    seen = Trace()
+    copied = dict(scope)
+    for name in names:
+        if name in copied:
+            copied[name] = _recorded(copied[name], seen.results)
+    copied["__name__"] = "__main__"
+    quiet = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            exec(compile(test_source, "<test>", "exec"), copied)
+    except CheckFailed as failed:
+        seen.failure, seen.actual = ("CheckFailed", failed.what), failed.actual
+    except Exception as error:
+        seen.failure = (type(error).__name__, str(error))
+    return seen
+
+
+def same(one: Trace, other: Trace) -> bool:
+    """Whether two traces tell the same story, up to rounding."""
+    return (
+        one.failure == other.failure
+        and len(one.results) == len(other.results)
+        and _alike(one.actual, other.actual)
+        and all(_alike(a, b) for a, b in zip(one.results, other.results, strict=True))
+    )
+
+
+def name_mistake(lab: str, exercise: str, test_source: str, scope: dict[str, Any]) -> str | None:
+    """The sentence of the mistake whose result equals the learner's on this test cell, or None.
+
+    Args:
+        lab: the id, ``ch01/lab03``.
+        exercise: the exercise's name.
+        test_source: the failing test cell.
+        scope: the learner's namespace; it is copied, not changed.
+    """
+    lab_reference = reference.load(lab)
+    names = lab_reference.names(exercise)
+    deadline = time.monotonic() + BUDGET
+    learner = trace(test_source, scope, names)
+    if learner.failure is None:
+        return None
+    for sentence, edits in lab_reference.mistakes.get(exercise, {}).items():
+        if time.monotonic() > deadline:
+            return None
+        try:
+            # Given cells may print, `carry` does; a diagnosis is silent.
+            with contextlib.redirect_stdout(io.StringIO()):
+                wrong = lab_reference.namespace({exercise: lab_reference.edited(exercise, edits)})
+        except Exception:
+            continue
+        if same(learner, trace(test_source, wrong, names)):
+            return sentence
+    return None
+
+
+def explain_failures_in_notebook(lab: str, exercise: str) -> None:
+    """Show a failed check of the running cell as a short block that names the mistake; outside IPython do nothing."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is None:
+        return
+
+    def show(shell, kind, failed, traceback, tb_offset=None):
+        if failed.mistake is None:
+            # A diagnosis that breaks must never hide the failure it was to explain.
+            with contextlib.suppress(Exception):
+                source = shell.transform_cell(shell.user_ns["In"][-1])
+                failed.mistake = name_mistake(lab, exercise, source, shell.user_ns)
+        block = [f"\x1b[1;31mNot yet: {exercise}\x1b[0m", *str(failed).splitlines()]
+        shell._showtraceback(kind, failed, block)
+        return block
+
+    shell.set_custom_exc((CheckFailed,), show)
+
+
+def _recorded(target: Any, log: list[Any]) -> Any:
+    if isinstance(target, type):
+        methods = {
+            name: _logging(value, log)
+            for name, value in vars(target).items()
+            if callable(value) and not isinstance(value, type) and (name == "__call__" or not name.startswith("_"))
+        }
+        return type(target.__name__, (target,), methods)
+    return _logging(target, log) if callable(target) else target
+
+
+def _logging(function: Callable[..., Any], log: list[Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        result = function(*args, **kwargs)
+        log.append(_frozen(result))
+        return result
+
+    return call
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, (list, tuple)):
+        return [_frozen(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    if isinstance(value, bool | int | float | complex | str | bytes | type(None)):
+        return value
+    if hasattr(value, "to_dict"):
+        return _frozen(value.to_dict())
+    return type(value).__name__
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor | np.ndarray) or isinstance(other, torch.Tensor | np.ndarray):
+        try:
+            a, b = torch.as_tensor(one), torch.as_tensor(other)
+        except (TypeError, ValueError, RuntimeError):
+            return type(one) is type(other) and str(one) == str(other)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        wide = torch.complex128 if a.is_complex() else torch.float64
+        return bool(torch.isclose(a.to(wide), b.to(wide), atol=1e-6, rtol=1e-5, equal_nan=True).all())
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (one != one and other != other) or abs(one - other) <= 1e-6 + 1e-5 * abs(other)
+    return bool(one == other)

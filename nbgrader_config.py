@@ -1,0 +1,25 @@
+"""nbgrader on this folder layout: `nbgrader` commands and Formgrader, started in the root of the course, read this."""
+
+from pathlib import Path
+
+c = get_config()  # noqa: F821 (nbgrader provides it)
+
+root = Path(__file__).resolve().parent
+c.CourseDirectory.root = str(root)
+c.CourseDirectory.course_id = "attention-to-silicon"
+# `course build` makes the source notebooks; nbgrader's assignments are the chapters, its notebooks the labs.
+c.CourseDirectory.source_directory = "build/source"
+c.CourseDirectory.release_directory = "release"
+c.CourseDirectory.submitted_directory = "grading/submitted"
+c.CourseDirectory.autograded_directory = "grading/autograded"
+c.CourseDirectory.feedback_directory = "grading/feedback"
+c.CourseDirectory.db_url = f"sqlite:///{root}/grading/gradebook.db"
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", ".DS_Store"]
+c.ClearSolutions.code_stub = {"python": "raise NotImplementedError  # your code here"}
+c.ExecutePreprocessor.timeout = 300
+# Feedback pages show what a check said, never the hidden test that said it.
+c.GenerateFeedback.preprocessors = [
+    "nbgrader.preprocessors.GetGrades",
+    "autograder.redact.RedactHiddenTests",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]

@@ -1,0 +1,37 @@
+"""Fixtures that all tests share: a warm process, and a small course of its own for each test that changes things."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autograder.paths import use_own_programs
+
+use_own_programs()
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--lab", action="append", default=[], help="only the gates of this lab, such as ch01/lab03")
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    from autograder.warm import Zygote
+
+    with Zygote() as warm:
+        yield warm
+
+
+@pytest.fixture
+def tiny_course(tmp_path, monkeypatch):
+    """A course of one small lab (exponential moving averages) in a folder of its own."""
+    for name in ("_config.yml", "_toc.yml", "nbgrader_config.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    folder = tmp_path / "source_solutions" / "ch90_example"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "data" / "lab01_ema.py", folder / "lab01_ema.py")
+    monkeypatch.setenv("COURSE_ROOT", str(tmp_path))
+    return tmp_path

@@ -1,0 +1,95 @@
+"""The gates of the lab guide, over every lab found: adding a lab is adding one file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autograder import gates, policy
+from autograder.build import index, source_notebook
+from autograder.labs import solution_source
+from autograder.setup_cell import setup_cell
+from autograder.verdict import judge
+from tests.conftest import ROOT
+from tests.gates.anatomy import problems
+
+RUN_SECONDS = 60
+RUN_MEBIBYTES = 2048
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory):
+    """The source notebook and the index of a lab, built straight from its source."""
+    folder = tmp_path_factory.mktemp("notebooks")
+
+    def make(lab):
+        notebook = source_notebook(lab, setup_cell(ROOT))
+        path = folder / f"{lab.chapter}-{lab.stem}.ipynb"
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        return path, index(lab, notebook)
+
+    return make
+
+
+def test_anatomy(lab):
+    assert problems(lab) == []
+
+
+def test_reference_earns_everything_within_its_limits(lab, notebooks, zygote):
+    path, lab_index = notebooks(lab)
+    verdict = judge(lab_index, path, zygote, everything=True, measure=True)
+    assert [(e.id, e.status, e.message) for e in verdict.exercises if e.points != e.max] == []
+    broken = [(c["id"], c["error"]) for c in verdict.cells if c.get("error")]
+    assert broken == [], "a cell of the reference notebook fails"
+    assert verdict.points == verdict.max == lab.points
+    assert verdict.seconds < RUN_SECONDS
+    assert verdict.peak_mebibytes < RUN_MEBIBYTES
+    assert verdict.connections == [], "a lab runs without a network"
+    assert [flag for e in verdict.exercises for flag in e.flags] == [], "the reference uses what it forbids"
+
+
+def test_reference_earns_everything_without_its_demonstrations(lab, notebooks, zygote):
+    path, lab_index = notebooks(lab)
+    verdict = judge(lab_index, path, zygote)
+    assert [(e.id, e.message) for e in verdict.exercises if e.points != e.max] == []
+
+
+def test_untouched_release_earns_nothing(lab, notebooks, zygote):
+    _, lab_index = notebooks(lab)
+    verdict = judge(lab_index, ROOT / "release" / lab.chapter / f"{lab.stem}.ipynb", zygote)
+    assert verdict.status == "graded"
+    assert verdict.points == 0
+    assert {e.status for e in verdict.exercises} == {"unwritten"}
+
+
+def test_reference_and_alternatives_pass(lab, exercise, zygote):
+    assert gates.solutions(lab, exercise, zygote) == []
+
+
+def test_mistakes_are_rejected_and_named(lab, exercise, zygote):
+    assert len(lab.mistakes(exercise)) >= 3
+    assert gates.mistakes(lab, exercise, zygote) == []
+
+
+def test_mutants_are_rejected(lab, zygote):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda cell: gates.survivors(lab, cell.name, zygote), lab.exercises))
+    count = sum(mutants for mutants, _, _ in found)
+    alive = [survivor for _, survivors, _ in found for survivor in survivors]
+    unexplained = [f"{s.exercise}: {s.mutant}" for s in alive if not s.reason]
+    assert unexplained == [], f"survivors without a reason, of {count} mutants"
+    assert [stale for _, _, listed in found for stale in listed] == [], "listed as equivalent, but rejected or gone"
+    assert len(alive) <= gates.SURVIVORS * count, f"{len(alive)} of {count} mutants survive"
+
+
+def test_forbidden_shortcuts_are_flagged(lab):
+    for cell in lab.exercises:
+        forbid = cell.options.get("forbid", [])
+        for source in [cell.source, *lab.alternatives(cell.name)]:
+            assert policy.forbidden_calls(solution_source(source), forbid) == []
+        for name in forbid:
+            example = name.replace(".*", ".anything") if "." in name else f"x.{name}"
+            assert policy.forbidden_calls(f"def cheat(x):\n    return {example}(x)\n", forbid), f"{name} is not found"
