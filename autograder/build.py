@@ -1,9 +1,9 @@
 """Build everything that is generated from the lab sources, byte for byte the same each time.
 
-    build/source/CHAPTER/LAB.ipynb    nbgrader's source notebooks (ignored by git)
-    build/index/CHAPTER/LAB.json      what grading needs of a lab, readable without any library (ignored)
-    release/CHAPTER/LAB.ipynb         learner notebooks, made by nbgrader itself (committed)
-    coursekit/solved/CHAPTER/LAB.py   the reference for `carry` and for naming mistakes (committed)
+build/source/CHAPTER/LAB.ipynb    nbgrader's source notebooks (ignored by git)
+build/index/CHAPTER/LAB.json      what grading needs of a lab, readable without any library (ignored)
+release/CHAPTER/LAB.ipynb         learner notebooks, made by nbgrader itself (committed)
+coursekit/solved/CHAPTER/LAB.py   the reference for `carry` and for naming mistakes (committed)
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def build(root: Path | None = None, *, check: bool = False) -> Report:
     with tempfile.TemporaryDirectory(prefix="course-build-") as scratch:
         fresh = Path(scratch)
         _generate(catalog, root, fresh)
-        folders = ["release", "coursekit/solved"] if check else ["build/source", "build/index", "release", "coursekit/solved"]
+        folders = (
+            ["release", "coursekit/solved"] if check else ["build/source", "build/index", "release", "coursekit/solved"]
+        )
         for folder in folders:
             _synchronise(fresh / folder, root / folder, root, report, check)
     load.cache_clear()
@@ -116,11 +118,22 @@ def solved_module(lab: Lab) -> str:
 def index(lab: Lab, notebook: dict[str, Any]) -> dict[str, Any]:
     """What restoring, running and reporting need of a lab, as plain JSON values."""
     exercises = [
-        {"name": cell.name, "forbid": cell.options.get("forbid", []), "points": sum(t.options["points"] for t in lab.tests(cell.name))}
+        {
+            "name": cell.name,
+            "forbid": cell.options.get("forbid", []),
+            "points": sum(t.options["points"] for t in lab.tests(cell.name)),
+        }
         for cell in lab.exercises
     ]
     cells = [
-        {"id": cell["id"], "kind": kind, "exercise": name, "points": points, "source": cell["source"], "metadata": cell["metadata"]}
+        {
+            "id": cell["id"],
+            "kind": kind,
+            "exercise": name,
+            "points": points,
+            "source": cell["source"],
+            "metadata": cell["metadata"],
+        }
         for cell in notebook["cells"]
         for kind, name, points in [_role(cell)]
     ]

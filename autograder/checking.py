@@ -35,7 +35,7 @@ def check(root: Path, lab: str, notebook: Path | None = None, *, remember: bool 
     try:
         index = index_of(lab, root)
         own = own_notebook(root, index["chapter"], index["stem"])
-        verdict = judge(index, notebook or own, Zygote(shared=True))
+        verdict = judge(index, notebook or own, Zygote(shared=True), root=root)
     except (LookupError, labs.LabError, RunFailed) as problem:
         raise CannotCheck(str(problem.args[0])) from None
     if remember and (notebook or own).resolve() == own.resolve():
@@ -49,10 +49,24 @@ def progress(root: Path) -> list[dict[str, Any]]:
     rows, chapters = [], {}
     for lab in labs.catalog(root):
         last = remembered.get(lab.id, {})
-        rows.append({"lab": lab.id, "title": lab.title, "points": last.get("points"), "max": lab.points, "checked": last.get("checked")})
+        rows.append(
+            {
+                "lab": lab.id,
+                "title": lab.title,
+                "points": last.get("points"),
+                "max": lab.points,
+                "checked": last.get("checked"),
+            }
+        )
         chapters.setdefault(lab.chapter, []).append(last.get("points") == lab.points)
     milestones = [
-        {"milestone": chapter, "labs_done": sum(done), "labs": len(done), "ready": all(done), "command": f"course milestones {chapter[:4]}"}
+        {
+            "milestone": chapter,
+            "labs_done": sum(done),
+            "labs": len(done),
+            "ready": all(done),
+            "command": f"course milestones {chapter[:4]}",
+        }
         for chapter, done in chapters.items()
     ]
     return rows + milestones

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from nbgrader.api import Gradebook
 from nbgrader.apps import NbGraderAPI
 from nbgrader.preprocessors import SaveAutoGrades
 from nbgrader.utils import parse_utc
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
 from autograder.build import build, index_of
@@ -98,6 +100,8 @@ def grade(
     Raises:
         NothingToGrade: if the chapter is unknown or has no submissions.
     """
+    # nbgrader 0.9 touches half-made rows under SQLAlchemy 2.1; harmless, and nothing a reader can act on.
+    warnings.filterwarnings("ignore", category=SAWarning)
     config = configuration(root, db_url)
     submitted = root / config.CourseDirectory.submitted_directory
     chapters = sorted({lab.chapter for lab in catalog(root)})
@@ -114,7 +118,7 @@ def grade(
     results = []
     with Zygote() as zygote, Gradebook(config.CourseDirectory.db_url, config.CourseDirectory.course_id) as gradebook:
         work = list(_submissions(submitted, students, indexes, chapter))
-        for done, (student, index, verdict) in enumerate(_run(work, zygote, jobs), 1):
+        for done, (student, index, verdict) in enumerate(_run(work, zygote, jobs, root), 1):
             _record(root, config, gradebook, student, index, verdict)
             results.append(Graded(student, verdict))
             progress(done, len(work), f"{student} {index['lab']}")
@@ -124,15 +128,22 @@ def grade(
     return results, _write_csv(root / "grading" / f"{chapter}.csv", results)
 
 
-def _submissions(submitted: Path, students: list[str], indexes: list[dict], chapter: str) -> Iterator[tuple[str, dict, Path]]:
+def _submissions(
+    submitted: Path, students: list[str], indexes: list[dict], chapter: str
+) -> Iterator[tuple[str, dict, Path]]:
     for student in students:
         for index in indexes:
             yield student, index, submitted / student / chapter / f"{index['stem']}.ipynb"
 
 
-def _run(work: list[tuple[str, dict, Path]], zygote: Zygote, jobs: int) -> Iterator[tuple[str, dict, Verdict]]:
+def _run(
+    work: list[tuple[str, dict, Path]], zygote: Zygote, jobs: int, root: Path
+) -> Iterator[tuple[str, dict, Verdict]]:
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        futures = {pool.submit(judge, index, path, zygote, everything=True): (student, index) for student, index, path in work}
+        futures = {
+            pool.submit(judge, index, path, zygote, everything=True, root=root): (student, index)
+            for student, index, path in work
+        }
         for future in as_completed(futures):
             yield *futures[future], future.result()
 

@@ -15,7 +15,9 @@ from rich.console import Console
 
 from autograder import paths
 
-app = typer.Typer(help="Attention to Silicon: learn, check, build and grade the course.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Attention to Silicon: learn, check, build and grade the course.", no_args_is_help=True, add_completion=False
+)
 out = Console()
 err = Console(stderr=True)
 
@@ -61,7 +63,11 @@ def learn(
 
 
 @app.command()
-def build(check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if anything committed is stale.")] = False) -> None:
+def build(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail if anything committed is stale.")
+    ] = False,
+) -> None:
     """Build release notebooks and references from the lab sources."""
     from autograder import build as builder
     from autograder.labs import LabError
@@ -85,7 +91,9 @@ def build(check: Annotated[bool, typer.Option("--check", help="Change nothing; f
 @app.command()
 def check(
     lab: LabId,
-    notebook: Annotated[Path | None, typer.Argument(help="Your notebook; the one in work/ where it is left out.")] = None,
+    notebook: Annotated[
+        Path | None, typer.Argument(help="Your notebook; the one in work/ where it is left out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Grade your own notebook with the hidden tests. Ends with 0 only on full marks."""
@@ -109,7 +117,9 @@ def check(
 @app.command()
 def grade(
     chapter: Annotated[str, typer.Argument(help="A chapter's folder, such as ch01_attention.")],
-    db: Annotated[str | None, typer.Option(help="The gradebook's URL; nbgrader's SQLite file where it is left out.")] = None,
+    db: Annotated[
+        str | None, typer.Option(help="The gradebook's URL; nbgrader's SQLite file where it is left out.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks that run at a time.", min=1)] = 2,
     feedback: Annotated[bool, typer.Option(help="Write feedback pages too.")] = True,
     as_json: Json = False,
@@ -120,7 +130,9 @@ def grade(
 
     try:
         with report.progress(err) as advance:
-            results, table = classroom.grade(_root(), chapter, db_url=db, jobs=jobs, feedback=feedback, progress=advance)
+            results, table = classroom.grade(
+                _root(), chapter, db_url=db, jobs=jobs, feedback=feedback, progress=advance
+            )
     except (classroom.NothingToGrade, LabError) as problem:
         _fail(str(problem))
     if as_json:
@@ -143,8 +155,12 @@ def book(open_browser: Annotated[bool, typer.Option("--open", help="Open it when
 
 @app.command()
 def milestones(
-    chapters: Annotated[list[str] | None, typer.Argument(help="Chapters such as ch01; all where none is named.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value for the notebooks' parameters cell.")] = None,
+    chapters: Annotated[
+        list[str] | None, typer.Argument(help="Chapters such as ch01; all where none is named.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value for the notebooks' parameters cell.")
+    ] = None,
     demonstrations: Annotated[bool, typer.Option(help="Run the demonstration notebooks too.")] = False,
     as_json: Json = False,
 ) -> None:

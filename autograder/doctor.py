@@ -17,7 +17,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 
 def examine(root: Path) -> list[dict[str, Any]]:
     """Findings as dicts with name, found, consequence and state: ok, skip (something will be left out) or problem."""
-    findings = [_python(), *_packages(root), _gpu(), _data(root), _display(), _browser(), _fork(), _mathjax(), _disk(root)]
+    findings = [
+        _python(),
+        *_packages(root),
+        _gpu(),
+        _data(root),
+        _display(),
+        _browser(),
+        _fork(),
+        _mathjax(),
+        _disk(root),
+    ]
     return [finding for finding in findings if finding]
 
 
@@ -28,7 +38,9 @@ def _finding(name: str, found: str, consequence: str = "", state: str = "ok") ->
 def _python() -> dict[str, Any]:
     version = platform.python_version()
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return _finding("python", version, "the course runs on 3.11 to 3.13; make a new .venv with one of them", "problem")
+        return _finding(
+            "python", version, "the course runs on 3.11 to 3.13; make a new .venv with one of them", "problem"
+        )
     return _finding("python", f"{version} at {sys.executable}")
 
 
@@ -42,7 +54,9 @@ def _packages(root: Path) -> list[dict[str, Any]]:
         try:
             installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            findings.append(_finding(requirement.name, "missing", "run `make learn` again, it installs the pinned set", "problem"))
+            findings.append(
+                _finding(requirement.name, "missing", "run `make learn` again, it installs the pinned set", "problem")
+            )
             continue
         if requirement.specifier.contains(installed, prereleases=True):
             findings.append(_finding(requirement.name, installed))
@@ -64,8 +78,14 @@ def _data(root: Path) -> dict[str, Any]:
     named = os.environ.get("COURSE_DATA")
     places = [Path(named)] if named else [root.parent / "shared" / "data"]
     if any((place / "tiny_shakespeare" / "input.txt").is_file() for place in places):
-        return _finding("data", str(places[0]), "tiny Shakespeare is read from there" if named else "set COURSE_DATA to it to use it")
-    return _finding("data", "no local copy", "texts come from the cache, a download, or a small made-up corpus that says so", "skip")
+        return _finding(
+            "data",
+            str(places[0]),
+            "tiny Shakespeare is read from there" if named else "set COURSE_DATA to it to use it",
+        )
+    return _finding(
+        "data", "no local copy", "texts come from the cache, a download, or a small made-up corpus that says so", "skip"
+    )
 
 
 def _display() -> dict[str, Any]:

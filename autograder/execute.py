@@ -113,8 +113,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: ``lab`` (its id), ``cells`` (as `autograder.restore` gives them), ``cell_seconds`` (limit of one cell),
-            ``folder`` (working directory), ``diagnose`` (whether to look for named mistakes), ``measure`` (whether to
-            refuse and note connections).
+            ``folder`` (working directory), ``root`` (of the course, for its references), ``diagnose`` (whether to look for
+            named mistakes), ``measure`` (whether to refuse and note connections).
 
     Returns:
         ``cells``: for each cell an id, ``outputs``, ``seconds`` and ``error`` (None, or kind, message, what, why,
@@ -122,6 +122,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """
     start = time.perf_counter()
     os.environ["COURSE_GRADING"] = "1"
+    if job.get("root"):
+        # A zygote may serve other courses than the one it was started in.
+        os.environ["COURSE_ROOT"] = job["root"]
     os.environ.setdefault("MPLBACKEND", "agg")
     os.chdir(job["folder"])
     import torch
@@ -201,10 +204,21 @@ def _mistake(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any])
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    described = {"kind": type(error).__name__, "message": str(error), "what": None, "why": None, "hint": None, "mistake": None}
+    described = {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "what": None,
+        "why": None,
+        "hint": None,
+        "mistake": None,
+    }
     if isinstance(error, CheckFailed):
         described |= {"what": error.what, "why": error.why, "hint": error.hint}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(("<ipython", "/tmp/ipykernel"))]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(("<ipython", "/tmp/ipykernel"))
+    ]
     # The last frame is where it broke: a line of the learner's own cell unless the test cell itself raised.
     described["frames"] = [{"line": frame.lineno, "code": frame.line or "", "function": frame.name} for frame in frames]
     return described

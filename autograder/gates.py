@@ -94,7 +94,9 @@ def mistakes_job(job: dict[str, Any]) -> list[str]:
         try:
             scope = reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
         except Exception as error:
-            problems.append(f"{exercise}: {sentence!r} does not even define the exercise: {type(error).__name__}: {error}")
+            problems.append(
+                f"{exercise}: {sentence!r} does not even define the exercise: {type(error).__name__}: {error}"
+            )
             continue
         traces[sentence] = [diagnose.trace(test, scope, names) for test in job["tests"]]
         if all(seen.failure is None for seen in traces[sentence]):
@@ -102,10 +104,13 @@ def mistakes_job(job: dict[str, Any]) -> list[str]:
     for sentence, mine in traces.items():
         failing = [index for index, seen in enumerate(mine) if seen.failure]
         named = {
-            index: next(other for other, theirs in traces.items() if diagnose.same(mine[index], theirs[index])) for index in failing
+            index: next(other for other, theirs in traces.items() if diagnose.same(mine[index], theirs[index]))
+            for index in failing
         }
         if failing and sentence not in named.values():
-            problems.append(f"{exercise}: {sentence!r} would be named {next(iter(named.values()))!r}: no test tells them apart")
+            problems.append(
+                f"{exercise}: {sentence!r} would be named {next(iter(named.values()))!r}: no test tells them apart"
+            )
     return problems
 
 
@@ -130,7 +135,11 @@ def mutants_job(job: dict[str, Any]) -> dict[str, Any]:
         times[description] = time.perf_counter() - start
         if not killed:
             alive.append(description)
-    return {"count": len(all_mutants), "survivors": alive, "slowest": max(times.items(), key=lambda item: item[1], default=None)}
+    return {
+        "count": len(all_mutants),
+        "survivors": alive,
+        "slowest": max(times.items(), key=lambda item: item[1], default=None),
+    }
 
 
 class _TooLong(BaseException):

@@ -1,11 +1,11 @@
 """Read a lab's source: py:percent with terse cell tags, one file a lab.
 
-    # %% exercise="attention" difficulty=3 minutes=15 forbid=["torch.softmax"]
-    # %% test="attention" points=3
-    # %% mistakes="attention"        never released: sentence -> edit of the reference
-    # %% equivalent="attention"      never released: surviving mutant -> why it is equivalent
-    # %% alternative="attention"     never released: a correct answer written another way; the gates run it
-    # %% given                       locked, without points
+# %% exercise="attention" difficulty=3 minutes=15 forbid=["torch.softmax"]
+# %% test="attention" points=3
+# %% mistakes="attention"        never released: sentence -> edit of the reference
+# %% equivalent="attention"      never released: surviving mutant -> why it is equivalent
+# %% alternative="attention"     never released: a correct answer written another way; the gates run it
+# %% given                       locked, without points
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ OPTIONS = {
     "plain": {"tags"},
     "markdown": {"tags"},
 }
-HEADER = {"title", "lab", "minutes", "difficulty", "hardware", "needs", "builds"}
+HEADER = {"title": str, "lab": str, "minutes": int, "difficulty": int, "hardware": str, "needs": list, "builds": list}
+OPTION_TYPES = {"difficulty": int, "minutes": int, "points": int, "forbid": list, "tags": list}
+#: What nbgrader takes out between `### BEGIN …` and `### END …`, and the cells where that may stand.
+REGIONS = {"SOLUTION": ("exercise", "alternative"), "HIDDEN TESTS": ("test",)}
 CHECK_IMPORT = "from coursekit import check"
 
 
@@ -117,11 +120,17 @@ def catalog(root: Path | None = None) -> list[Lab]:
     """
     folder = (root or paths.root()) / "source_solutions"
     labs = [parse(path) for path in sorted(folder.glob("ch*/lab*.py"))]
-    known = {lab.id for lab in labs}
+    known: dict[str, Lab] = {}
+    for lab in labs:
+        if lab.id in known:
+            raise LabError(lab.path, 1, f"lab {lab.id!r} stands twice", f"The other is {known[lab.id].path}")
+        known[lab.id] = lab
     for lab in labs:
         for need in lab.needs:
             if need not in known:
-                raise LabError(lab.path, 1, f"needs {need!r}, which is no lab", f"The labs are {', '.join(sorted(known))}")
+                raise LabError(
+                    lab.path, 1, f"needs {need!r}, which is no lab", f"The labs are {', '.join(sorted(known))}"
+                )
     return labs
 
 
@@ -159,15 +168,25 @@ def parse(path: Path) -> Lab:
     """
     import jupytext
 
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise LabError(path, line, "the file is not UTF-8", str(error)) from None
     lines = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"# %%(\s|$)", line)]
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"(?!# %%)#\s*%%|# %%(given|\[|({'|'.join(KINDS)})=)", line):
+            why = "Write `# %%` and a space; else the cell is swallowed by the one above it"
+            raise LabError(path, number, f"{line.strip()!r} is no cell header", why)
     cells = jupytext.reads(text, fmt="py:percent").cells
     if not cells or cells[0].cell_type != "raw":
         raise LabError(path, 1, "the YAML header is missing", "It starts with `# ---` and names title, lab, minutes, …")
     header = _header(path, cells[0].source)
     cells = cells[1:]
     if len(lines) != len(cells):
-        raise LabError(path, 1, f"{len(lines)} cell headers but {len(cells)} cells", "Does text stand before the first `# %%`?")
+        raise LabError(
+            path, 1, f"{len(lines)} cell headers but {len(cells)} cells", "Does text stand before the first `# %%`?"
+        )
     lab = Lab(path, **header, cells=[_cell(path, line, cell) for line, cell in zip(lines, cells, strict=True)])
     _check(lab)
     return lab
@@ -178,14 +197,21 @@ def _header(path: Path, source: str) -> dict[str, Any]:
         header = yaml.safe_load(source.strip().strip("-"))
     except yaml.YAMLError as error:
         raise LabError(path, 1, "the header is no YAML", str(error)) from None
-    if not isinstance(header, dict) or set(header) != HEADER:
-        odd = sorted(HEADER ^ set(header or {}))
-        raise LabError(path, 1, f"the header has the wrong keys: {', '.join(odd)}", f"It holds exactly {', '.join(sorted(HEADER))}")
+    if not isinstance(header, dict) or set(header) != set(HEADER):
+        odd = sorted(map(str, set(HEADER) ^ set(header))) if isinstance(header, dict) else sorted(HEADER)
+        raise LabError(
+            path, 1, f"the header has the wrong keys: {', '.join(odd)}", f"It holds exactly {', '.join(sorted(HEADER))}"
+        )
+    for key, kind in HEADER.items():
+        if not _is_a(header[key], kind):
+            raise LabError(path, 1, f"the header's {key} is {header[key]!r}", f"It is {_IN_WORDS[kind]}")
     expected = f"{path.parent.name[:4]}/{path.stem[:5]}"
     if header["lab"] != expected:
         raise LabError(path, 1, f"the header says lab {header['lab']!r}", f"The file's place makes it {expected!r}")
     if header["hardware"] not in ("cpu", "gpu"):
-        raise LabError(path, 1, f"hardware is {header['hardware']!r}", "It is 'cpu' or 'gpu'; launch buttons depend on it")
+        raise LabError(
+            path, 1, f"hardware is {header['hardware']!r}", "It is 'cpu' or 'gpu'; launch buttons depend on it"
+        )
     header["id"] = header.pop("lab")
     return header
 
@@ -201,11 +227,15 @@ def _cell(path: Path, line: int, cell: Any) -> Cell:
     if tags:
         kind, name = tags[0], options.pop(tags[0])
         if not isinstance(name, str) or not name.isidentifier():
-            raise LabError(path, line, f"{kind}={name!r} is no name", "Write the exercise's name as an identifier in quotes")
+            raise LabError(
+                path, line, f"{kind}={name!r} is no name", "Write the exercise's name as an identifier in quotes"
+            )
     elif title == "given":
         kind = "given"
     elif title:
         raise LabError(path, line, f"unknown tag {title!r}", f"The tags are given, {', '.join(KINDS)} and [markdown]")
+    if cell.cell_type == "raw":
+        raise LabError(path, line, "unknown tag '[raw]'", "nbgrader grades code, and readers read markdown")
     unknown = set(options) - OPTIONS[kind]
     if unknown:
         raise LabError(
@@ -214,14 +244,32 @@ def _cell(path: Path, line: int, cell: Any) -> Cell:
             f"unknown tag {', '.join(sorted(unknown))}",
             f"A cell that is {kind} may have {', '.join(sorted(OPTIONS[kind])) or 'no other tags'}",
         )
+    for key, value in options.items():
+        if not _is_a(value, OPTION_TYPES[key]):
+            raise LabError(path, line, f"{key} is {value!r}", f"It is {_IN_WORDS[OPTION_TYPES[key]]}")
     return Cell(kind, cell.source, line, name, options)
+
+
+_IN_WORDS = {str: "a text", int: "a whole number from 1", list: "a list of texts"}
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is int:
+        return type(value) is int and value >= 1
+    return isinstance(value, kind) and (kind is str or all(isinstance(item, str) for item in value))
 
 
 def _check(lab: Lab) -> None:
     seen: dict[str, Cell] = {}
     for cell in lab.cells:
-        if cell.kind in ("markdown", "mistakes", "equivalent"):
+        if cell.kind in ("mistakes", "equivalent"):
             _check_table(lab, cell, seen)
+            continue
+        if cell.kind == "alternative" and cell.name not in seen:
+            what = f"alternative of {cell.name!r}, which is no exercise above it"
+            raise LabError(lab.path, cell.line, what, "Is the name misspelt?")
+        _check_regions(lab, cell)
+        if cell.kind == "markdown":
             continue
         try:
             tree = ast.parse(cell.source)
@@ -229,14 +277,18 @@ def _check(lab: Lab) -> None:
             if cell.kind == "plain":
                 continue
             line = cell.line + (error.lineno or 1)
-            raise LabError(lab.path, line, f"the cell is no Python: {error.msg}", "A lab must run as it stands") from None
+            raise LabError(
+                lab.path, line, f"the cell is no Python: {error.msg}", "A lab must run as it stands"
+            ) from None
         if cell.kind == "exercise":
             _check_exercise(lab, cell, seen, tree)
         elif cell.kind == "test":
             _check_test(lab, cell, seen)
     for name, cell in seen.items():
         if not lab.tests(name):
-            raise LabError(lab.path, cell.line, f"exercise {name!r} has no tests", f'Add a cell `# %% test="{name}" points=…`')
+            raise LabError(
+                lab.path, cell.line, f"exercise {name!r} has no tests", f'Add a cell `# %% test="{name}" points=…`'
+            )
         if not lab.mistakes(name):
             raise LabError(
                 lab.path, cell.line, f"exercise {name!r} has no mistakes table", f'Add a cell `# %% mistakes="{name}"`'
@@ -248,14 +300,15 @@ def _check(lab: Lab) -> None:
 
 def _check_exercise(lab: Lab, cell: Cell, seen: dict[str, Cell], tree: ast.Module) -> None:
     if cell.name in seen:
-        raise LabError(lab.path, cell.line, f"exercise {cell.name!r} stands twice", f"First at line {seen[cell.name].line}")
+        raise LabError(
+            lab.path, cell.line, f"exercise {cell.name!r} stands twice", f"First at line {seen[cell.name].line}"
+        )
     seen[cell.name] = cell
-    begins, ends = (len(re.findall(rf"^\s*### {word} SOLUTION$", cell.source, re.M)) for word in ("BEGIN", "END"))
-    if begins == 0 or begins != ends:
+    if "### BEGIN SOLUTION" not in cell.source:
         raise LabError(
             lab.path,
             cell.line,
-            f"exercise {cell.name!r} has {begins} `### BEGIN SOLUTION` and {ends} `### END SOLUTION`",
+            f"exercise {cell.name!r} has no `### BEGIN SOLUTION` and `### END SOLUTION`",
             "What stands between them is replaced by a stub; without them the answer would be released",
         )
 
@@ -263,9 +316,13 @@ def _check_exercise(lab: Lab, cell: Cell, seen: dict[str, Cell], tree: ast.Modul
 def _check_test(lab: Lab, cell: Cell, seen: dict[str, Cell]) -> None:
     points = cell.options.get("points")
     if cell.name not in seen:
-        raise LabError(lab.path, cell.line, f"test of {cell.name!r}, which is no exercise above it", "Is the name misspelt?")
-    if not isinstance(points, int) or points < 1:
-        raise LabError(lab.path, cell.line, f"the test of {cell.name!r} has no points", "Write points=3: nbgrader needs them")
+        raise LabError(
+            lab.path, cell.line, f"test of {cell.name!r}, which is no exercise above it", "Is the name misspelt?"
+        )
+    if points is None:
+        raise LabError(
+            lab.path, cell.line, f"the test of {cell.name!r} has no points", "Write points=3: nbgrader needs them"
+        )
     if not cell.source.startswith(f"{CHECK_IMPORT}\n"):
         raise LabError(
             lab.path,
@@ -273,16 +330,40 @@ def _check_test(lab: Lab, cell: Cell, seen: dict[str, Cell]) -> None:
             f"the test of {cell.name!r} does not begin with `{CHECK_IMPORT}`",
             "The build announces the exercise there, so that a failure can name the mistake",
         )
-    begins, ends = (len(re.findall(rf"^### {word} HIDDEN TESTS$", cell.source, re.M)) for word in ("BEGIN", "END"))
-    if begins != ends:
-        raise LabError(lab.path, cell.line, "`### BEGIN HIDDEN TESTS` and END do not match", "Hidden tests would be released")
+
+
+def _check_regions(lab: Lab, cell: Cell) -> None:
+    """Every BEGIN has its END, spelt as nbgrader wants it: what it does not recognise, it releases."""
+    for region, kinds in REGIONS.items():
+        opened = None
+        for number, line in enumerate(cell.source.split("\n"), cell.line + 1):
+            found = re.match(rf"\s*#+\s*(BEGIN|END)\s+{region.removesuffix('S')}S?\b", line, re.IGNORECASE)
+            if not found:
+                continue
+            word = found[1].upper()
+            if line.strip() != f"### {word} {region}":
+                problem, why = f"{line.strip()!r} is misspelt", f"Write `### {word} {region}`; this line would be released"
+            elif cell.kind not in kinds:
+                problem, why = f"`{line.strip()}` in a cell that is {cell.kind}", f"It belongs into {' or '.join(kinds)}"
+            elif (word == "BEGIN") == (opened is not None):
+                problem, why = f"`{line.strip()}` does not match the one before", "Regions open and close in turn"
+            else:
+                opened = number if word == "BEGIN" else None
+                continue
+            raise LabError(lab.path, number, problem, why)
+        if opened:
+            raise LabError(lab.path, opened, f"`### BEGIN {region}` has no END", "nbgrader would not know where it ends")
 
 
 def _check_table(lab: Lab, cell: Cell, seen: dict[str, Cell]) -> None:
-    if cell.kind == "markdown":
-        return
     if cell.name not in seen:
-        raise LabError(lab.path, cell.line, f"{cell.kind} of {cell.name!r}, which is no exercise above it", "Is it misspelt?")
+        raise LabError(
+            lab.path, cell.line, f"{cell.kind} of {cell.name!r}, which is no exercise above it", "Is it misspelt?"
+        )
+    first = next(other for other in lab.cells if (other.kind, other.name) == (cell.kind, cell.name))
+    if first is not cell:
+        why = f"First at line {first.line}; only that one would count"
+        raise LabError(lab.path, cell.line, f"the {cell.kind} table of {cell.name!r} stands twice", why)
     try:
         if cell.kind == "equivalent":
             table = ast.literal_eval(cell.source)

@@ -66,9 +66,14 @@ def jupyter_command(root: Path, port: int, token: str, where: str, *, browser: b
     """JupyterLab at one notebook, with the built book served beside it and a button that leads there."""
     settings = root / "build" / "lab_settings"
     settings.mkdir(parents=True, exist_ok=True)
-    book = {"command": "help:open", "args": {"text": "The book", "url": f"http://localhost:{port}/static/index.html", "newBrowserTab": True}}
+    book = {
+        "command": "help:open",
+        "args": {"text": "The book", "url": f"http://localhost:{port}/static/index.html", "newBrowserTab": True},
+    }
     overrides = {
-        "@jupyterlab/notebook-extension:panel": {"toolbar": [{"name": "course-book", "label": "Book", "rank": 1000, **book}]},
+        "@jupyterlab/notebook-extension:panel": {
+            "toolbar": [{"name": "course-book", "label": "Book", "rank": 1000, **book}]
+        },
         "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     }
     (settings / "overrides.json").write_text(json.dumps(overrides, indent=1), encoding="utf-8")
@@ -180,13 +185,19 @@ class _Proof:
         shutil.copy(self.notebook, folder)
         results, _ = classroom.grade(self.classroom, self.lab.chapter)
         graded = next(result.verdict for result in results if result.verdict.lab == self.lab.id)
-        return graded.status == "graded" and graded.points >= self.expected, f"{graded.points:g}/{graded.max:g} points in the gradebook"
+        return (
+            graded.status == "graded" and graded.points >= self.expected,
+            f"{graded.points:g}/{graded.max:g} points in the gradebook",
+        )
 
     def feedback(self) -> tuple[bool, str]:
         page = self.classroom / "grading" / "feedback" / "learner" / self.lab.chapter / f"{self.lab.stem}.html"
         text = page.read_text(encoding="utf-8")
         leaks = "BEGIN HIDDEN TESTS" in text
-        return not leaks and self.sentence is not None, f"{len(text) >> 10} KiB, {'HIDDEN TESTS LEAK' if leaks else 'no hidden test in it'}"
+        return (
+            not leaks and self.sentence is not None,
+            f"{len(text) >> 10} KiB, {'HIDDEN TESTS LEAK' if leaks else 'no hidden test in it'}",
+        )
 
     def jupyterlab(self) -> tuple[bool, str]:
         from urllib.request import urlopen
@@ -194,7 +205,9 @@ class _Proof:
         port, token = _free_port(), secrets.token_hex(16)
         where = f"work/{self.lab.chapter}/{self.lab.stem}.ipynb"
         server = subprocess.Popen(
-            jupyter_command(self.root, port, token, where, browser=False), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            jupyter_command(self.root, port, token, where, browser=False),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             address = f"http://localhost:{port}/api/contents/{where}?token={token}&content=0"

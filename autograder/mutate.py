@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _BINARY = {
     ast.Add: ast.Sub,
@@ -34,7 +34,20 @@ _COMPARE = {
     ast.NotIn: ast.In,
 }
 #: Calls whose first two arguments may change places without changing anything.
-_SYMMETRIC = {"transpose", "swapaxes", "isclose", "allclose", "maximum", "minimum", "max", "min", "add", "equal", "zip", "isinstance"}
+_SYMMETRIC = {
+    "transpose",
+    "swapaxes",
+    "isclose",
+    "allclose",
+    "maximum",
+    "minimum",
+    "max",
+    "min",
+    "add",
+    "equal",
+    "zip",
+    "isinstance",
+}
 _DROPPED = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Raise, ast.Return)
 
 
@@ -43,6 +56,9 @@ def mutants(source: str) -> list[tuple[str, str]]:
     tree = ast.parse(source)
     result, seen = [], {}
     for number, (description, _) in enumerate(_changes(tree)):
+        before, _, after = description.partition(" -> ")
+        if before == after:
+            continue
         mutated = copy.deepcopy(tree)
         for index, (_, change) in enumerate(_changes(mutated)):
             if index == number:
@@ -54,15 +70,18 @@ def mutants(source: str) -> list[tuple[str, str]]:
     return result
 
 
-def _changes(tree: ast.AST) -> Iterator[tuple[str, callable]]:
+def _changes(tree: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
     for parent, attribute, position, node in _walk(tree):
-        yield from _of_node(node)
+        if isinstance(node, ast.Constant):
+            yield from _constant(node, parent)
+        else:
+            yield from _of_node(node)
         if isinstance(node, _DROPPED) and position is not None and not _is_docstring(node):
             body = getattr(parent, attribute)
             yield f"drop: {_short(node)}", lambda body=body, position=position: body.__setitem__(position, ast.Pass())
 
 
-def _of_node(node: ast.AST) -> Iterator[tuple[str, callable]]:
+def _of_node(node: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
     if isinstance(node, ast.BinOp):
         if type(node.op) in _BINARY:
             yield _replace(node, "op", _BINARY[type(node.op)]())
@@ -75,31 +94,33 @@ def _of_node(node: ast.AST) -> Iterator[tuple[str, callable]]:
     elif isinstance(node, (ast.If, ast.IfExp, ast.While)):
         description = f"if {_short(node.test)} -> if not"
         yield description, lambda: setattr(node, "test", ast.UnaryOp(ast.Not(), node.test))
-    elif isinstance(node, ast.Constant):
-        yield from _constant(node)
     elif isinstance(node, ast.Call) and len(node.args) >= 2 and _name(node.func) not in _SYMMETRIC:
         swapped = [node.args[1], node.args[0], *node.args[2:]]
         if not any(isinstance(argument, ast.Starred) for argument in node.args[:2]):
             yield _replace(node, "args", swapped)
 
 
-def _constant(node: ast.Constant) -> Iterator[tuple[str, callable]]:
+def _constant(node: ast.Constant, parent: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A changed number is told by the expression around it: `x[0] -> x[1]` says more than `0 -> 1`."""
+    around = parent if isinstance(parent, ast.expr) else node
     if isinstance(node.value, bool):
-        yield _replace(node, "value", not node.value)
+        yield _replace(node, "value", not node.value, around)
     elif isinstance(node.value, int | float):
-        yield _replace(node, "value", node.value + 1)
+        yield _replace(node, "value", node.value + 1, around)
 
 
-def _replace(node: ast.AST, attribute: str, value: object) -> tuple[str, callable]:
-    before = _short(node)
+def _replace(
+    node: ast.AST, attribute: str, value: object, around: ast.AST | None = None
+) -> tuple[str, Callable[[], None]]:
+    before = _short(around or node)
     old = getattr(node, attribute)
     setattr(node, attribute, value)
-    after = _short(node)
+    after = _short(around or node)
     setattr(node, attribute, old)
     return f"{before} -> {after}", lambda: setattr(node, attribute, value)
 
 
-def _swap(node: ast.AST, one: str, other: str) -> tuple[str, callable]:
+def _swap(node: ast.AST, one: str, other: str) -> tuple[str, Callable[[], None]]:
     def change() -> None:
         first, second = getattr(node, one), getattr(node, other)
         setattr(node, one, second)
@@ -136,4 +157,4 @@ def _name(function: ast.expr) -> str:
 
 def _short(node: ast.AST) -> str:
     text = " ".join(ast.unparse(node).split())
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text

@@ -30,7 +30,11 @@ def forbidden_calls(source: str, forbid: list[str], aliases: dict[str, str] | No
     found = set()
     for node in ast.walk(tree):
         for dotted in _names_used(node, known):
-            found |= {(node.lineno, name) for name, rule in rules.items() if _matches(dotted, rule, isinstance(node, ast.Name))}
+            found |= {
+                (node.lineno, name)
+                for name, rule in rules.items()
+                if _matches(dotted, rule, isinstance(node, ast.Name))
+            }
     return sorted(found)
 
 

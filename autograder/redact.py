@@ -1,6 +1,6 @@
 """Take hidden tests out of feedback pages: their source, and every traceback that quotes it.
 
-A preprocessor of nbconvert; `nbgrader_config.py` puts it into nbgrader's own `generate_feedback`, so that the stock
+`nbgrader_config.py` puts it into nbgrader's own `generate_feedback`, so that the stock
 command is as safe as `course grade`.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nbconvert.preprocessors import Preprocessor
+from nbgrader.preprocessors import NbGraderPreprocessor
 
 _HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?^[ \t]*### END HIDDEN TESTS[ \t]*$", re.DOTALL | re.MULTILINE)
 _NOTE = "# hidden tests ran here"
 
 
-class RedactHiddenTests(Preprocessor):
+class RedactHiddenTests(NbGraderPreprocessor):
     """Replace hidden test source by a remark, and tracebacks of test cells by the check's own message."""
 
     def preprocess_cell(self, cell: Any, resources: dict, index: int) -> tuple[Any, dict]:
@@ -27,5 +27,7 @@ class RedactHiddenTests(Preprocessor):
         for output in cell.outputs:
             if output.output_type == "error":
                 # A traceback quotes source lines; the message does not, except for a bare assert, which has none.
-                output.traceback = [f"{output.ename}: {output.evalue}" if output.evalue else f"{output.ename}: a check did not hold"]
+                output.traceback = [
+                    f"{output.ename}: {output.evalue}" if output.evalue else f"{output.ename}: a check did not hold"
+                ]
         return cell, resources

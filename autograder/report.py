@@ -43,7 +43,9 @@ def _explanation(exercise: Any) -> Panel:
         text = text.replace(f" {word}", f"\n{word}").replace(word, f"[bold]{word}[/bold]", 1)
     parts = [text]
     if exercise.mistake:
-        parts.append(f"[bold]Cause:[/bold] your result is exactly what you get when [yellow]{escape(exercise.mistake)}[/yellow].")
+        parts.append(
+            f"[bold]Cause:[/bold] your result is exactly what you get when [yellow]{escape(exercise.mistake)}[/yellow]."
+        )
     return Panel(Group(*parts), title=exercise.id, title_align="left", border_style="red")
 
 
@@ -54,11 +56,17 @@ def classroom(console: Console, results: list[Any]) -> None:
         table.add_column(heading, justify="right" if heading == "points" else "left")
     for result in results:
         graded = result.verdict
-        short = ", ".join(f"{e.id} ({e.status})" for e in graded.exercises if e.points < e.max) if graded.status == "graded" else ""
+        short = (
+            ", ".join(f"{e.id} ({e.status})" for e in graded.exercises if e.points < e.max)
+            if graded.status == "graded"
+            else ""
+        )
         flags = len(graded.flags) + sum(len(e.flags) for e in graded.exercises)
         style = STYLE.get(graded.status, "red")
         points = f"{graded.points:g}/{graded.max:g}"
-        table.add_row(result.student, graded.lab, points, f"[{style}]{graded.status}[/{style}]", short, str(flags or ""))
+        table.add_row(
+            result.student, graded.lab, points, f"[{style}]{graded.status}[/{style}]", short, str(flags or "")
+        )
     console.print(table)
 
 
@@ -83,7 +91,9 @@ def doctor(console: Console, findings: list[dict[str, Any]]) -> None:
     colours = {"ok": "green", "skip": "yellow", "problem": "red"}
     for finding in findings:
         colour = colours[finding["state"]]
-        table.add_row(finding["name"], f"[{colour}]{escape(finding['found'])}[/{colour}]", escape(finding["consequence"]))
+        table.add_row(
+            finding["name"], f"[{colour}]{escape(finding['found'])}[/{colour}]", escape(finding["consequence"])
+        )
     console.print(table)
 
 
@@ -93,7 +103,9 @@ def milestones(console: Console, results: list[dict[str, Any]]) -> None:
     for heading in ("notebook", "claim", "reached", "figures", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for result in results:
-        figures = "\n".join(f"{name} {value:.3g}" for name, value in result["figures"].items() if isinstance(value, int | float))
+        figures = "\n".join(
+            f"{name} {value:.3g}" for name, value in result["figures"].items() if isinstance(value, int | float)
+        )
         reached = "[green]yes[/green]" if result["passed"] else "[red]no[/red]"
         table.add_row(result["notebook"], escape(result["claim"]), reached, figures, f"{result['seconds']:.0f}")
     if results:
@@ -111,7 +123,12 @@ def progress_table(console: Console, rows: list[dict[str, Any]]) -> None:
         if "lab" in row:
             done = row["points"] == row["max"]
             points = "" if row["points"] is None else f"{row['points']:g}/{row['max']}"
-            table.add_row("[green]done[/green]" if done else "", f"{row['lab']}  {row['title']}", points, row["checked"] or "not checked yet")
+            table.add_row(
+                "[green]done[/green]" if done else "",
+                f"{row['lab']}  {row['title']}",
+                points,
+                row["checked"] or "not checked yet",
+            )
         else:
             state = f"run `{row['command']}`" if row["ready"] else f"{row['labs_done']} of {row['labs']} labs"
             table.add_row("[green]ready[/green]" if row["ready"] else "", f"milestone of {row['milestone']}", "", state)

@@ -54,7 +54,10 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not path.is_file():
         raise BadNotebook("not-found", f"there is no file {path}; `course labs` lists the labs")
     if path.stat().st_size > MAX_BYTES:
-        raise BadNotebook("too-large", f"{path.name} has {path.stat().st_size >> 20} MiB, the limit is {MAX_BYTES >> 20}; clear its outputs")
+        raise BadNotebook(
+            "too-large",
+            f"{path.name} has {path.stat().st_size >> 20} MiB, the limit is {MAX_BYTES >> 20}; clear its outputs",
+        )
     raw = path.read_bytes()
     if not raw.strip():
         raise BadNotebook("empty", f"{path.name} is empty; take a fresh copy of the lab and paste your code into it")
@@ -135,7 +138,9 @@ def _place(cell: dict[str, Any], answers: dict[str, list[str]], result: Restored
         return
     # Copies run in their order, so the last definition counts, as it would in the learner's kernel.
     for number, source in enumerate(copies):
-        result.cells.append(cell | {"source": source, "id": cell["id"] if number == 0 else f"{cell['id']}-copy{number}"})
+        result.cells.append(
+            cell | {"source": source, "id": cell["id"] if number == 0 else f"{cell['id']}-copy{number}"}
+        )
 
 
 def _extra(cell: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +169,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         at_the_end = error.pos >= len(text.rstrip()) - 1 or "Unterminated" in error.msg
         if text.lstrip().startswith("{") and at_the_end:
             raise BadNotebook(
-                "truncated", f"{path.name} ends in the middle (line {error.lineno}); save it again or take it from a checkpoint"
+                "truncated",
+                f"{path.name} ends in the middle (line {error.lineno}); save it again or take it from a checkpoint",
             ) from None
         raise BadNotebook("not-json", f"{path.name} is no notebook: {error.msg} at line {error.lineno}") from None
     except RecursionError:
@@ -181,7 +187,9 @@ def _upgrade(notebook: dict[str, Any], path: Path) -> dict[str, Any]:
         upgraded = nbformat.convert(nbformat.from_dict(notebook), 4)
         return json.loads(nbformat.writes(upgraded))
     except Exception as error:
-        raise BadNotebook("not-a-notebook", f"{path.name} is of an old notebook format and cannot be converted: {error}") from None
+        raise BadNotebook(
+            "not-a-notebook", f"{path.name} is of an old notebook format and cannot be converted: {error}"
+        ) from None
 
 
 def _is_cell(cell: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autograder.links import repository
 
-TEMPLATE = '''\
+TEMPLATE = """\
 # On Colab: install the course's package, then only what is missing. Anywhere else this does nothing.
 import sys
 
@@ -18,7 +18,7 @@ if "google.colab" in sys.modules:
     from coursekit import colab
 
     colab.prepare()
-'''
+"""
 
 
 def setup_cell(root: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autograder import policy, restore
+from autograder import paths, policy, restore
 from autograder.warm import RunFailed, Zygote
 
 CELL_SECONDS = 60.0
@@ -83,7 +83,15 @@ class Verdict:
         }
 
 
-def judge(index: dict[str, Any], notebook: Path, zygote: Zygote, *, everything: bool = False, measure: bool = False) -> Verdict:
+def judge(
+    index: dict[str, Any],
+    notebook: Path,
+    zygote: Zygote,
+    *,
+    everything: bool = False,
+    measure: bool = False,
+    root: Path | None = None,
+) -> Verdict:
     """Grade one notebook against one lab.
 
     Args:
@@ -92,6 +100,7 @@ def judge(index: dict[str, Any], notebook: Path, zygote: Zygote, *, everything: 
         zygote: where its cells run.
         everything: also run the lab's own pictures and demonstrations, which no mark depends on.
         measure: cut the run off from the network and note what it tries to reach.
+        root: the course whose references name mistakes; this process's own where it is left out.
 
     Returns:
         The verdict; an unreadable notebook or a run that dies gives a named status, never an exception.
@@ -106,7 +115,7 @@ def judge(index: dict[str, Any], notebook: Path, zygote: Zygote, *, everything: 
     with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
         job = {"lab": index["lab"], "cells": chosen, "cell_seconds": CELL_SECONDS, "folder": folder, "diagnose": True}
         try:
-            ran = zygote.call("run", job | {"measure": measure}, NOTEBOOK_SECONDS)
+            ran = zygote.call("run", job | {"measure": measure, "root": str(root or paths.root())}, NOTEBOOK_SECONDS)
         except RunFailed as failure:
             return _nothing(index, failure.status, str(failure), flags)
     reports = {report["id"]: report for report in ran["cells"]}
@@ -134,7 +143,9 @@ def _nothing(index: dict[str, Any], status: str, message: str, flags: list[str] 
     return Verdict(index["lab"], status, exercises, flags or [])
 
 
-def _exercise(index: dict[str, Any], exercise: dict[str, Any], restored: restore.Restored, reports: dict[str, Any]) -> Exercise:
+def _exercise(
+    index: dict[str, Any], exercise: dict[str, Any], restored: restore.Restored, reports: dict[str, Any]
+) -> Exercise:
     name = exercise["name"]
     own = [cell for cell in restored.cells if cell["kind"] == "exercise" and cell["exercise"] == name]
     result = Exercise(name, 0, exercise["points"], "passed", flags=_flags(index, exercise, own, restored))
@@ -153,15 +164,22 @@ def _tests(index: dict[str, Any], exercise: str) -> list[dict[str, Any]]:
     return [cell for cell in index["cells"] if cell["kind"] == "test" and cell["exercise"] == exercise]
 
 
-def _explain(name: str, error: dict[str, Any], own: list[dict], reports: dict[str, Any], *, missing: bool) -> tuple[str, str]:
+def _explain(
+    name: str, error: dict[str, Any], own: list[dict], reports: dict[str, Any], *, missing: bool
+) -> tuple[str, str]:
     """The status and the message of a failed test."""
     if error["kind"] == "NotImplementedError":
         return "unwritten", "Not written yet: the cell still raises NotImplementedError."
     if error["kind"] == "CellTimeout":
         return "timeout", f"It ran longer than {CELL_SECONDS:.0f} s. Look for a loop that does not end."
-    broken = next((reports[cell["id"]]["error"] for cell in own if cell["id"] in reports and reports[cell["id"]]["error"]), None)
+    broken = next(
+        (reports[cell["id"]]["error"] for cell in own if cell["id"] in reports and reports[cell["id"]]["error"]), None
+    )
     if broken:
-        return "error", f"Your cell does not run: {broken['kind']}: {broken['message']}. Run it in the notebook and mend it first."
+        return (
+            "error",
+            f"Your cell does not run: {broken['kind']}: {broken['message']}. Run it in the notebook and mend it first.",
+        )
     if missing and error["kind"] == "NameError":
         return "missing", "The cell of this exercise is not in the notebook. Take it from a fresh copy of the lab."
     if error["what"]:

@@ -72,7 +72,9 @@ class Zygote:
         request = json.dumps({"target": target, "job": job}).encode() + b"\n"
         reply = self._ask(request, timeout) if _can_fork() else _ask_once(request, timeout)
         if not reply:
-            raise RunFailed("died", "the process that ran the notebook ended early: out of memory, or os._exit was called")
+            raise RunFailed(
+                "died", "the process that ran the notebook ended early: out of memory, or os._exit was called"
+            )
         answer = json.loads(reply)
         if "error" in answer:
             raise RunFailed("internal", f"{answer['error']}\n{answer['traceback']}")
@@ -140,7 +142,9 @@ class Zygote:
 
 def _ask_once(request: bytes, timeout: float) -> bytes:
     try:
-        done = subprocess.run([sys.executable, "-m", "autograder.zygote"], input=request, capture_output=True, timeout=timeout + 20)
+        done = subprocess.run(
+            [sys.executable, "-m", "autograder.zygote"], input=request, capture_output=True, timeout=timeout + 20
+        )
     except subprocess.TimeoutExpired:
         raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
     return done.stdout
@@ -157,7 +161,9 @@ def _shared_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink()):
-        raise RunFailed("internal", f"{folder} belongs to somebody else or is open to others; remove it or set XDG_RUNTIME_DIR")
+        raise RunFailed(
+            "internal", f"{folder} belongs to somebody else or is open to others; remove it or set XDG_RUNTIME_DIR"
+        )
     return folder
 
 

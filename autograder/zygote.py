@@ -27,7 +27,18 @@ TARGETS = {
     "mutants": "autograder.gates:mutants_job",
     "solutions": "autograder.gates:solutions_job",
 }
-PRELOAD = ("numpy", "torch", "torch.nn.functional", "numpy.testing", "autograder.execute", "autograder.gates", "coursekit.diagnose")
+#: `torch._dynamo` is imported by torch's FLOP counter and by its optimisers at their first use, which takes a second.
+PRELOAD = (
+    "numpy",
+    "numpy.testing",
+    "torch",
+    "torch.nn.functional",
+    "torch.utils.flop_counter",
+    "torch._dynamo",
+    "autograder.execute",
+    "autograder.gates",
+    "coursekit.diagnose",
+)
 PR_SET_PDEATHSIG = 1
 
 

@@ -107,8 +107,12 @@ def equal(actual: Any, expected: Any, what: str, *, hint: str | None = None) -> 
     if isinstance(expected, torch.Tensor | np.ndarray):
         close(actual, expected, what, atol=0.0, rtol=0.0, hint=hint)
         return
-    if type(actual) is not type(expected) and not (isinstance(actual, int | float) and isinstance(expected, int | float)):
-        same = isinstance(actual, (list, tuple)) and isinstance(expected, (list, tuple)) and list(actual) == list(expected)
+    if type(actual) is not type(expected) and not (
+        isinstance(actual, int | float) and isinstance(expected, int | float)
+    ):
+        same = (
+            isinstance(actual, (list, tuple)) and isinstance(expected, (list, tuple)) and list(actual) == list(expected)
+        )
     else:
         same = bool(actual == expected)
     if not same:
@@ -133,6 +137,7 @@ def that(condition: Any, what: str, *, why: str | None = None, hint: str | None 
             what,
             why or "this property does not hold for your result",
             hint or "Read the docstring's Returns section again and print the values for the smallest input.",
+            actual=why,
         )
 
 

@@ -92,7 +92,11 @@ def name_mistake(lab: str, exercise: str, test_source: str, scope: dict[str, Any
 
 
 def explain_failures_in_notebook(lab: str, exercise: str) -> None:
-    """Show a failed check of the running cell as a short block that names the mistake; outside IPython do nothing."""
+    """Let the running notebook explain a failing test cell; outside IPython do nothing.
+
+    A failed check is shown as a short block instead of a traceback, with the mistake named. Any other exception keeps
+    its traceback, and the cause is added below it where the mistakes table knows it.
+    """
     try:
         from IPython import get_ipython
     except ImportError:
@@ -101,17 +105,23 @@ def explain_failures_in_notebook(lab: str, exercise: str) -> None:
     if shell is None:
         return
 
-    def show(shell, kind, failed, traceback, tb_offset=None):
-        if failed.mistake is None:
-            # A diagnosis that breaks must never hide the failure it was to explain.
-            with contextlib.suppress(Exception):
-                source = shell.transform_cell(shell.user_ns["In"][-1])
-                failed.mistake = name_mistake(lab, exercise, source, shell.user_ns)
-        block = [f"\x1b[1;31mNot yet: {exercise}\x1b[0m", *str(failed).splitlines()]
-        shell._showtraceback(kind, failed, block)
-        return block
+    def show(shell, kind, error, traceback, tb_offset=None):
+        cell = shell.user_ns["In"][-1]
+        mistake = None
+        # A diagnosis that breaks must never hide the failure it was to explain.
+        with contextlib.suppress(Exception):
+            if f'check.exercise("{lab}", "{exercise}")' in cell:
+                mistake = name_mistake(lab, exercise, shell.transform_cell(cell), shell.user_ns)
+        if isinstance(error, CheckFailed):
+            error.mistake = mistake
+            lines = [f"\x1b[1;31mNot yet: {exercise}\x1b[0m", *str(error).splitlines()]
+        else:
+            lines = shell.InteractiveTB.structured_traceback(kind, error, traceback, tb_offset=tb_offset)
+            lines += [f"\n\x1b[1;31mCause:\x1b[0m this is exactly what happens when {mistake}."] if mistake else []
+        shell._showtraceback(kind, error, lines)
+        return lines
 
-    shell.set_custom_exc((CheckFailed,), show)
+    shell.set_custom_exc((CheckFailed, RuntimeError, TypeError, ValueError, IndexError), show)
 
 
 def _recorded(target: Any, log: list[Any]) -> Any:
@@ -146,8 +156,7 @@ def _frozen(value: Any) -> Any:
         return {key: _frozen(item) for key, item in value.items()}
     if isinstance(value, bool | int | float | complex | str | bytes | type(None)):
         return value
-    if hasattr(value, "to_dict"):
-        return _frozen(value.to_dict())
+    # Figures and other objects: two that look alike differ in a hundred settings, so what a check saw of them decides.
     return type(value).__name__
 
 

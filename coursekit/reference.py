@@ -82,7 +82,9 @@ def solved_path(lab: str) -> Path:
     root = Path(course) / "coursekit" / "solved" if course else Path(__file__).parent / "solved"
     found = sorted(root.glob(f"{match[1]}_*/{match[2]}_*.py")) if match else []
     if len(found) != 1:
-        raise LookupError(f"no lab {lab!r} in coursekit.solved; an id looks like 'ch01/lab03', and `course labs` lists them")
+        raise LookupError(
+            f"no lab {lab!r} in coursekit.solved; an id looks like 'ch01/lab03', and `course labs` lists them"
+        )
     return found[0]
 
 
@@ -118,7 +120,9 @@ def apply_edits(source: str, edits: list[Edit]) -> str:
     for old, new, everywhere in edits:
         count = source.count(old)
         if count == 0 or (count > 1 and not everywhere):
-            problem = "matches nothing" if count == 0 else f'matches {count} places (add "all" as a third part, or more text)'
+            problem = (
+                "matches nothing" if count == 0 else f'matches {count} places (add "all" as a third part, or more text)'
+            )
             raise ValueError(f"the edit of {old!r} {problem} in the reference solution")
         source = source.replace(old, new)
     return source

@@ -8,7 +8,9 @@ from autograder.labs import Lab
 
 SECTIONS = ["The idea", "Shapes", "A picture", "Exercise", "Look at it", "Common mistakes", "Going further"]
 IDEA_WORDS = (150, 400)
-HYPE = re.compile(r"\b(amazing|awesome|revolutionary|magical|game.changing|super easy|simply just|blazing(ly)?)\b", re.IGNORECASE)
+HYPE = re.compile(
+    r"\b(amazing|awesome|revolutionary|magical|game.changing|super easy|simply just|blazing(ly)?)\b", re.IGNORECASE
+)
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2728\u2705\u274c\u26a1]|:[a-z_]+:(?=\\s|$)")
 
 
@@ -20,7 +22,10 @@ def problems(lab: Lab) -> list[str]:
     chapter, number = int(lab.id[2:4]), int(lab.id[8:10])
     if not prose or not re.match(rf"# Lab {chapter}\.{number} · \S", prose[0]):
         found.append(f"the first line is `# Lab {chapter}.{number} · Title`")
-    headings = [line.removeprefix("## ").split(" ")[0] if "Exercise" in line else line[3:] for line in re.findall(r"^## .+$", text, re.M)]
+    headings = [
+        line.removeprefix("## ").split(" ")[0] if "Exercise" in line else line[3:]
+        for line in re.findall(r"^## .+$", text, re.M)
+    ]
     order = [heading for index, heading in enumerate(headings) if index == 0 or heading != headings[index - 1]]
     if order != SECTIONS:
         found.append(f"the sections are {order}, not {SECTIONS}")
@@ -33,7 +38,9 @@ def problems(lab: Lab) -> list[str]:
     if "| " not in text:
         found.append("there is no table of shapes")
     found += [problem for cell in lab.exercises for problem in _exercise(lab, cell.name)]
-    found += [f"{word!r} is hype or an emoji" for pattern in (HYPE, EMOJI) for word in (m[0] for m in pattern.finditer(text))]
+    found += [
+        f"{word!r} is hype or an emoji" for pattern in (HYPE, EMOJI) for word in (m[0] for m in pattern.finditer(text))
+    ]
     if not any(cell.kind == "plain" for cell in lab.cells):
         found.append("there is no cell that draws a picture")
     return found

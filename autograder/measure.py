@@ -1,0 +1,108 @@
+"""`course milestones`: run the measuring notebooks with papermill, and keep one JSON of results for each."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+
+class MilestoneError(Exception):
+    """There is no such chapter, a parameter is malformed or unknown, or a notebook broke."""
+
+
+def notebooks(root: Path, *, demonstrations: bool = True) -> list[dict[str, Any]]:
+    """Every measuring notebook with its header: path, title, chapter, kind (milestone or demonstration), claim, minutes.
+
+    Raises:
+        MilestoneError: for a malformed header.
+    """
+    found = []
+    for path in sorted((root / "notebooks").glob("ch*.py")):
+        match = re.match(r"# ---\n((?:#.*\n)+?)# ---\n", path.read_text(encoding="utf-8"))
+        header = yaml.safe_load(re.sub(r"^# ?", "", match[1], flags=re.M)) if match else {}
+        missing = {"title", "chapter", "kind", "claim", "minutes"} - set(header)
+        if missing:
+            raise MilestoneError(f"{path}: the header lacks {', '.join(sorted(missing))}")
+        if demonstrations or header["kind"] == "milestone":
+            found.append({"path": path} | header)
+    return found
+
+
+def run(
+    root: Path, chapters: list[str], parameters: list[str], console: Console, *, demonstrations: bool = False
+) -> list[dict[str, Any]]:
+    """Run the notebooks of the named chapters (all where none is named).
+
+    Args:
+        root: the checkout.
+        chapters: such as ``ch01``.
+        parameters: ``name=value`` each; a value is read as a Python literal, else taken as text.
+        console: where progress is shown.
+        demonstrations: whether to run demonstration notebooks too.
+
+    Returns:
+        For each notebook: notebook, claim, passed, figures, seconds, machine; also written to results/NAME.json, with
+        the executed notebook beside it.
+
+    Raises:
+        MilestoneError: with what to do.
+    """
+    import jupytext
+    import papermill
+
+    values = dict(_parameter(text) for text in parameters)
+    known = notebooks(root, demonstrations=demonstrations)
+    chosen = [item for item in known if not chapters or item["chapter"] in chapters]
+    if not chosen or set(chapters) - {item["chapter"] for item in known}:
+        there = ", ".join(sorted({item["chapter"] for item in known}))
+        raise MilestoneError(
+            f"no such chapter among {', '.join(chapters) or '(none)'}; there are milestones for {there or 'no chapter yet'}"
+        )
+    folder = root / "results"
+    folder.mkdir(exist_ok=True)
+    results = []
+    for item in chosen:
+        name = item["path"].stem
+        source, executed, target = folder / f"{name}.source.ipynb", folder / f"{name}.ipynb", folder / f"{name}.json"
+        jupytext.write(jupytext.read(item["path"], fmt="py:percent"), source, fmt="ipynb")
+        unknown = set(values) - set(papermill.inspect_notebook(str(source)))
+        if unknown:
+            raise MilestoneError(
+                f"{name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(papermill.inspect_notebook(str(source)))}"
+            )
+        target.unlink(missing_ok=True)
+        start = time.perf_counter()
+        with console.status(f"{item['title']} (about {item['minutes']} min)"):
+            try:
+                papermill.execute_notebook(
+                    str(source),
+                    str(executed),
+                    values | {"result_path": str(target)},
+                    kernel_name="python3",
+                    cwd=str(root),
+                    progress_bar=False,
+                )
+            except papermill.PapermillExecutionError as error:
+                raise MilestoneError(f"{name} broke: {error.ename}: {error.evalue}; see {executed}") from None
+            finally:
+                source.unlink(missing_ok=True)
+        result = json.loads(target.read_text(encoding="utf-8"))
+        results.append({"notebook": name, "seconds": time.perf_counter() - start} | result)
+    return results
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise MilestoneError(f"{text!r} is no parameter; write name=value, such as -p seed=3")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, {"true": True, "false": False}.get(value.lower(), value)
