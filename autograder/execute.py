@@ -118,7 +118,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``cells``: for each cell an id, ``outputs``, ``seconds`` and ``error`` (None, or kind, message, what, why,
-        hint, mistake, frames); ``seconds`` in all, ``peak_mebibytes``, and ``connections`` that were tried.
+        hint, mistakes, frames); ``seconds`` in all, ``peak_mebibytes``, and ``connections`` that were tried.
     """
     start = time.perf_counter()
     os.environ["COURSE_GRADING"] = "1"
@@ -189,16 +189,16 @@ def _run_cell(shell: InteractiveShell, outputs: _Outputs, cell: dict[str, Any], 
     if error is not None:
         report["error"] = _describe(error)
         if cell["kind"] == "test" and job.get("diagnose") and not isinstance(error, CellTimeout | NotImplementedError):
-            report["error"]["mistake"] = _mistake(shell, cell, job)
+            report["error"]["mistakes"] = _mistakes(shell, cell, job)
     return report
 
 
-def _mistake(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any]) -> str | None:
+def _mistakes(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any]) -> list[str]:
     signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
     try:
-        return diagnose.name_mistake(job["lab"], cell["exercise"], cell["source"], shell.user_ns)
+        return diagnose.name_mistakes(job["lab"], cell["exercise"], cell["source"], shell.user_ns)
     except (Exception, CellTimeout):
-        return None
+        return []
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -210,7 +210,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "what": None,
         "why": None,
         "hint": None,
-        "mistake": None,
+        "mistakes": [],
     }
     if isinstance(error, CheckFailed):
         described |= {"what": error.what, "why": error.why, "hint": error.hint}

@@ -220,6 +220,9 @@ def _cell(path: Path, line: int, cell: Any) -> Cell:
     options = dict(cell.metadata)
     options.pop("lines_to_next_cell", None)
     title = options.pop("title", None)
+    if unreadable := options.get("incorrectly_encoded_metadata"):
+        why = 'A tag is name="text", name=3 or name=["a", "b"]'
+        raise LabError(path, line, f"the tags {unreadable!r} cannot be read", why)
     kind, name = ("markdown" if cell.cell_type == "markdown" else "plain"), None
     tags = [key for key in KINDS if key in options]
     if len(tags) > 1:
@@ -238,12 +241,11 @@ def _cell(path: Path, line: int, cell: Any) -> Cell:
         raise LabError(path, line, "unknown tag '[raw]'", "nbgrader grades code, and readers read markdown")
     unknown = set(options) - OPTIONS[kind]
     if unknown:
-        raise LabError(
-            path,
-            line,
-            f"unknown tag {', '.join(sorted(unknown))}",
-            f"A cell that is {kind} may have {', '.join(sorted(OPTIONS[kind])) or 'no other tags'}",
-        )
+        strange = unknown - set(OPTION_TYPES) or unknown
+        why = f"A cell that is {kind} may have {', '.join(sorted(OPTIONS[kind])) or 'no other tags'}"
+        if kind == "plain":
+            why += f"; other kinds are given, {', '.join(KINDS)} and [markdown]"
+        raise LabError(path, line, f"unknown tag {', '.join(sorted(strange))}", why)
     for key, value in options.items():
         if not _is_a(value, OPTION_TYPES[key]):
             raise LabError(path, line, f"{key} is {value!r}", f"It is {_IN_WORDS[OPTION_TYPES[key]]}")
@@ -342,9 +344,9 @@ def _check_regions(lab: Lab, cell: Cell) -> None:
                 continue
             word = found[1].upper()
             if line.strip() != f"### {word} {region}":
-                problem, why = f"{line.strip()!r} is misspelt", f"Write `### {word} {region}`; this line would be released"
+                problem, why = f"{line.strip()!r} is misspelt", f"Write `### {word} {region}`, or it is released"
             elif cell.kind not in kinds:
-                problem, why = f"`{line.strip()}` in a cell that is {cell.kind}", f"It belongs into {' or '.join(kinds)}"
+                problem, why = f"`{line.strip()}` in a {cell.kind} cell", f"It belongs into: {', '.join(kinds)}"
             elif (word == "BEGIN") == (opened is not None):
                 problem, why = f"`{line.strip()}` does not match the one before", "Regions open and close in turn"
             else:
@@ -352,7 +354,7 @@ def _check_regions(lab: Lab, cell: Cell) -> None:
                 continue
             raise LabError(lab.path, number, problem, why)
         if opened:
-            raise LabError(lab.path, opened, f"`### BEGIN {region}` has no END", "nbgrader would not know where it ends")
+            raise LabError(lab.path, opened, f"`### BEGIN {region}` has no END", "nbgrader cannot tell where it ends")
 
 
 def _check_table(lab: Lab, cell: Cell, seen: dict[str, Cell]) -> None:

@@ -149,14 +149,17 @@ def _exercise(
     name = exercise["name"]
     own = [cell for cell in restored.cells if cell["kind"] == "exercise" and cell["exercise"] == name]
     result = Exercise(name, 0, exercise["points"], "passed", flags=_flags(index, exercise, own, restored))
+    errors = []
     for test in _tests(index, name):
         error = reports[test["id"]]["error"]
         result.scores[test["id"]] = 0.0 if error else float(test["points"])
         result.points += result.scores[test["id"]]
         if error and result.status == "passed":
             result.status, result.message = _explain(name, error, own, reports, missing=name in restored.missing)
-        if error and result.mistake is None:
-            result.mistake = error["mistake"]
+        errors += [error] if error else []
+    # Only a mistake that explains every failing test is the cause.
+    agreed = [s for s in errors[0]["mistakes"] if all(s in other["mistakes"] for other in errors)] if errors else []
+    result.mistake = agreed[0] if agreed else None
     return result
 
 

@@ -62,24 +62,30 @@ def same(one: Trace, other: Trace) -> bool:
     )
 
 
-def name_mistake(lab: str, exercise: str, test_source: str, scope: dict[str, Any]) -> str | None:
-    """The sentence of the mistake whose result equals the learner's on this test cell, or None.
+def name_mistakes(lab: str, exercise: str, test_source: str, scope: dict[str, Any]) -> list[str]:
+    """The sentences of all mistakes whose result equals the learner's on this test cell.
+
+    One test may not tell two mistakes apart; what several failing tests agree on is the better answer.
 
     Args:
         lab: the id, ``ch01/lab03``.
         exercise: the exercise's name.
         test_source: the failing test cell.
         scope: the learner's namespace; it is copied, not changed.
+
+    Returns:
+        Sentences in the order of the mistakes table; empty when none matches, or when the time for looking ran out.
     """
     lab_reference = reference.load(lab)
     names = lab_reference.names(exercise)
     deadline = time.monotonic() + BUDGET
     learner = trace(test_source, scope, names)
     if learner.failure is None:
-        return None
+        return []
+    found = []
     for sentence, edits in lab_reference.mistakes.get(exercise, {}).items():
         if time.monotonic() > deadline:
-            return None
+            break
         try:
             # Given cells may print, `carry` does; a diagnosis is silent.
             with contextlib.redirect_stdout(io.StringIO()):
@@ -87,8 +93,8 @@ def name_mistake(lab: str, exercise: str, test_source: str, scope: dict[str, Any
         except Exception:
             continue
         if same(learner, trace(test_source, wrong, names)):
-            return sentence
-    return None
+            found.append(sentence)
+    return found
 
 
 def explain_failures_in_notebook(lab: str, exercise: str) -> None:
@@ -111,7 +117,8 @@ def explain_failures_in_notebook(lab: str, exercise: str) -> None:
         # A diagnosis that breaks must never hide the failure it was to explain.
         with contextlib.suppress(Exception):
             if f'check.exercise("{lab}", "{exercise}")' in cell:
-                mistake = name_mistake(lab, exercise, shell.transform_cell(cell), shell.user_ns)
+                named = name_mistakes(lab, exercise, shell.transform_cell(cell), shell.user_ns)
+                mistake = named[0] if named else None
         if isinstance(error, CheckFailed):
             error.mistake = mistake
             lines = [f"\x1b[1;31mNot yet: {exercise}\x1b[0m", *str(error).splitlines()]

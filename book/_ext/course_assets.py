@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,17 @@ SCRIPTS = {
 }
 
 
+def digest(paths: list[Path]) -> str:
+    """One hash over the contents of files."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
 def use_vendored(app: Sphinx, config: Config) -> None:
-    """Add the vendored scripts to the static folders and let MathJax come from there if it can."""
+    """Add the vendored scripts to the static folders and let MathJax come from there if it can.
+
+    What these extensions are goes into a setting, so that a change of theirs has all pages written again.
+    """
+    config.course_extensions = digest(sorted(Path(__file__).parent.glob("course_*.py")))
     vendor = Path(app.confdir) / VENDOR
     if vendor.is_dir():
         config.html_static_path = [*config.html_static_path, str(VENDOR)]
@@ -41,6 +51,7 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict[str
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
+    app.add_config_value("course_extensions", "", "html", [str])
     app.connect("config-inited", use_vendored)
     app.connect("html-page-context", add_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

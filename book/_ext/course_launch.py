@@ -2,11 +2,12 @@
 
 The theme offers a Colab button on every page and points it at the page's own file, which Colab cannot open when that is
 Markdown. Here a lab's page opens the lab, a page opens the labs that its front matter names (`labs:`), and any other
-page has no launch button. A lab for a GPU has a group of its own.
+page has no launch button. A lab for a GPU has a group of its own. Links in raw HTML are mended on the way.
 """
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sphinx.application import Sphinx
 from autograder import catalog_pages, links
 
 PRIORITY = 600  # after the theme has filled header_buttons
+RAW_LINK = re.compile(r"""(\bhref=["']([^"'#?:]+))\.(ipynb|md)(?=["'#])""")
 
 
 def labs_of(pagename: str, root: Path) -> list[Any]:
@@ -99,8 +101,21 @@ def add_lab_box(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         title.parent.insert(title.parent.index(title) + 1, nodes.raw("", html, format="html"))
 
 
+def mend_raw_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Let links inside raw HTML (a folded hint, say) lead to pages. Sphinx mends only those written in Markdown."""
+    here = (Path(app.srcdir) / docname).parent
+
+    def mend(link: re.Match[str]) -> str:
+        return f"{link[1]}.html" if (here / f"{link[2]}.{link[3]}").is_file() else link[0]
+
+    for node in doctree.findall(nodes.raw):
+        if "html" in node.get("format", ""):
+            node.children = [nodes.Text(RAW_LINK.sub(mend, node.astext()))]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("html-page-context", set_buttons, priority=PRIORITY)
     app.connect("doctree-resolved", add_lab_box)
+    app.connect("doctree-resolved", mend_raw_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
