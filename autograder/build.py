@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autograder import labs, paths
+from autograder import labs, paths, readme
 from autograder.labs import CHECK_IMPORT, Lab
 from autograder.setup_cell import setup_cell
 from coursekit.reference import load
@@ -60,6 +60,8 @@ def build(root: Path | None = None, *, check: bool = False) -> Report:
         )
         for folder in folders:
             _synchronise(fresh / folder, root / folder, root, report, check)
+        if (root / "README.md").is_file():
+            _replace(root / "README.md", readme.with_chapters(root).encode(), root, report, check)
     load.cache_clear()
     return report
 
@@ -278,16 +280,7 @@ def _synchronise(fresh: Path, place: Path, root: Path, report: Report, check: bo
     """Make ``place`` hold exactly the files of ``fresh``; with ``check`` only report what differs."""
     wanted = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
     for relative in sorted(wanted):
-        old, new = place / relative, (fresh / relative).read_bytes()
-        before = old.read_bytes() if old.is_file() else b""
-        if old.is_file() and before == new:
-            continue
-        report.written.append(old.relative_to(root))
-        report.summaries[old.relative_to(root)] = _difference(before, new)
-        if not check:
-            _keep_work(old, before, report)
-            old.parent.mkdir(parents=True, exist_ok=True)
-            old.write_bytes(new)
+        _replace(place / relative, (fresh / relative).read_bytes(), root, report, check)
     for old in sorted(place.rglob("*")) if place.is_dir() else []:
         generated = old.is_file() and "__pycache__" not in old.parts and ".ipynb_checkpoints" not in old.parts
         if generated and old.relative_to(place) not in wanted:
@@ -298,6 +291,18 @@ def _synchronise(fresh: Path, place: Path, root: Path, report: Report, check: bo
                 old.unlink()
                 with contextlib.suppress(OSError):
                     old.parent.rmdir()
+
+
+def _replace(old: Path, new: bytes, root: Path, report: Report, check: bool) -> None:
+    before = old.read_bytes() if old.is_file() else b""
+    if old.is_file() and before == new:
+        return
+    report.written.append(old.relative_to(root))
+    report.summaries[old.relative_to(root)] = _difference(before, new)
+    if not check:
+        _keep_work(old, before, report)
+        old.parent.mkdir(parents=True, exist_ok=True)
+        old.write_bytes(new)
 
 
 def _keep_work(path: Path, content: bytes, report: Report) -> None:

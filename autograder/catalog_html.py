@@ -106,7 +106,7 @@ def concept_table(root: Path | None = None) -> Html:
     by_id = {lab.id: lab for lab in cp.labs(root)}
     rows = []
     for concept in cp.concepts(cp.pages(root)):
-        practised = ", ".join(_lab_link(by_id[lab]) for lab in concept.labs if lab in by_id)
+        practised = ", ".join(_lab_link(by_id[lab]) for lab in sorted(concept.labs) if lab in by_id)
         page = f'<a href="{cp.page_path(concept.page)}">{escape(concept.page.title)}</a>'
         rows.append((escape(concept.name), page, practised or "–"))
     return _table(("Concept", "Taught on", "Practised in lab"), rows)

@@ -110,7 +110,8 @@ def grade(
     students = sorted(path.name for path in submitted.glob("*") if (path / chapter).is_dir())
     if not students:
         raise NothingToGrade(
-            f"no submissions: put each notebook at {submitted.relative_to(root)}/LEARNER/{chapter}/LAB.ipynb (`nbgrader collect` does)"
+            f"no submissions: put each notebook at {submitted.relative_to(root)}/LEARNER/{chapter}/LAB.ipynb, "
+            "as `nbgrader collect` does"
         )
     build(root)
     _ensure_assignment(root, chapter, config)

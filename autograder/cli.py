@@ -1,4 +1,4 @@
-"""The `course` command line: the one way to do each thing. Every command does its imports itself, so that it starts fast.
+"""The `course` command line: the one way to do each thing. A command imports what it needs itself, to start fast.
 
 Exit codes: 0 done (for `check`: full marks), 1 not all well (stale, not full marks, a gate failed), 2 wrong usage or
 input, 3 something broke.

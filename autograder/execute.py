@@ -5,7 +5,9 @@ Never imports nbgrader or the gradebook: what runs here is somebody else's code.
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import os
 import resource
 import signal
@@ -24,6 +26,11 @@ from coursekit.check import CheckFailed
 
 #: Characters of output kept of one cell; what goes beyond is cut with a word.
 MAX_OUTPUT = 200_000
+#: Characters kept of all figures and other displayed data of one cell.
+MAX_DATA = 2_000_000
+#: Characters kept of the message of an exception, and of each part of its traceback.
+MAX_MESSAGE = 5_000
+_LEFT_OUT = {"text/plain": "[output too large, left out]"}
 
 
 class CellTimeout(BaseException):
@@ -34,19 +41,21 @@ class _Outputs:
     """Collects nbformat 4 outputs of the running cell, up to a limit."""
 
     def __init__(self) -> None:
-        self.items: list[dict[str, Any]] = []
-        self.room = MAX_OUTPUT
+        self.reset()
 
     def reset(self) -> list[dict[str, Any]]:
-        done, self.items, self.room = self.items, [], MAX_OUTPUT
+        done = getattr(self, "items", [])
+        self.items: list[dict[str, Any]] = []
+        self.room, self.data_room = MAX_OUTPUT, MAX_DATA
         return done
 
     def text(self, name: str, text: str) -> None:
-        if self.room <= 0:
+        if self.room <= 0 or not text:
             return
         if len(text) > self.room:
             text = text[: self.room] + "\n[output cut here]\n"
         self.room -= len(text)
+        text = _encodable(text)
         last = self.items[-1] if self.items else {}
         if last.get("output_type") == "stream" and last["name"] == name:
             last["text"] += text
@@ -54,10 +63,37 @@ class _Outputs:
             self.items.append({"output_type": "stream", "name": name, "text": text})
 
     def add(self, output: dict[str, Any]) -> None:
-        size = sum(len(str(value)) for value in output.get("data", {}).values())
-        if size > self.room * 10:
-            output = output | {"data": {"text/plain": "[output too large, left out]"}}
-        self.items.append(output)
+        plain = _plain(output)
+        if len(plain) > self.data_room:
+            plain = _plain(output | {"data": _LEFT_OUT, "metadata": {}})
+        if len(plain) <= self.data_room:
+            self.data_room -= len(plain)
+            self.items.append(json.loads(plain))
+
+
+def _plain(output: dict[str, Any]) -> str:
+    """An output as JSON, whatever a learner has displayed."""
+    try:
+        return _encodable(json.dumps(output, ensure_ascii=False, skipkeys=True, default=_as_text))
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(output | {"data": {"text/plain": "[output that is no plain data, left out]"}, "metadata": {}})
+
+
+def _as_text(value: object) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _encodable(text: str) -> str:
+    """Without lone surrogates: Python's texts may hold them, a file in UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _message(error: BaseException) -> str:
+    """The message of an exception of the learner's, whose `__str__` may be anything."""
+    try:
+        return _encodable(str(error)[:MAX_MESSAGE])
+    except BaseException:
+        return "(its message cannot be read)"
 
 
 class _Stream(io.TextIOBase):
@@ -104,7 +140,8 @@ class _Shell(InteractiveShell):
         pass
 
     def _showtraceback(self, etype, evalue, stb):
-        error = {"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": list(stb)}
+        lines = [_encodable(str(part)[:MAX_MESSAGE]) for part in stb]
+        error = {"output_type": "error", "ename": etype.__name__, "evalue": _message(evalue), "traceback": lines}
         self.displayhook.sink.items.append(error)
 
 
@@ -113,7 +150,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: ``lab`` (its id), ``cells`` (as `autograder.restore` gives them), ``cell_seconds`` (limit of one cell),
-            ``folder`` (working directory), ``root`` (of the course, for its references), ``diagnose`` (whether to look for
+            ``folder`` (working directory), ``root`` (of the course, for references), ``diagnose`` (whether to look for
             named mistakes), ``measure`` (whether to refuse and note connections).
 
     Returns:
@@ -187,7 +224,7 @@ def _run_cell(shell: InteractiveShell, outputs: _Outputs, cell: dict[str, Any], 
     report = {"id": cell["id"], "outputs": items, "seconds": time.perf_counter() - start, "error": None}
     report["execution_count"] = shell.execution_count - 1
     if error is not None:
-        report["error"] = _describe(error)
+        report["error"] = _describe(error, cell)
         if cell["kind"] == "test" and job.get("diagnose") and not isinstance(error, CellTimeout | NotImplementedError):
             report["error"]["mistakes"] = _mistakes(shell, cell, job)
     return report
@@ -197,16 +234,17 @@ def _mistakes(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any]
     signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
     try:
         return diagnose.name_mistakes(job["lab"], cell["exercise"], cell["source"], shell.user_ns)
-    except (Exception, CellTimeout):
+    except BaseException:
+        # A learner's function may end in sys.exit() here as it did in the test.
         return []
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
+def _describe(error: BaseException, cell: dict[str, Any]) -> dict[str, Any]:
     described = {
         "kind": type(error).__name__,
-        "message": str(error),
+        "message": _message(error),
         "what": None,
         "why": None,
         "hint": None,
@@ -219,7 +257,9 @@ def _describe(error: BaseException) -> dict[str, Any]:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename.startswith(("<ipython", "/tmp/ipykernel"))
     ]
-    # The last frame is where it broke: a line of the learner's own cell unless the test cell itself raised.
+    if cell["kind"] == "test":
+        # What is told to the learner is where their own code broke; the lines of the test itself may be hidden.
+        frames = [frame for frame in frames if frame.filename != frames[0].filename]
     described["frames"] = [{"line": frame.lineno, "code": frame.line or "", "function": frame.name} for frame in frames]
     return described
 

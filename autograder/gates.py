@@ -103,7 +103,9 @@ def mistakes_job(job: dict[str, Any]) -> list[str]:
             problems.append(f"{exercise}: {sentence!r} is not rejected")
     for sentence, mine in traces.items():
         failing = [index for index, seen in enumerate(mine) if seen.failure]
-        agreed = [s for s, theirs in traces.items() if all(diagnose.same(mine[index], theirs[index]) for index in failing)]
+        agreed = [
+            s for s, theirs in traces.items() if all(diagnose.same(mine[index], theirs[index]) for index in failing)
+        ]
         if failing and agreed[0] != sentence:
             problems.append(f"{exercise}: {sentence!r} would be named {agreed[0]!r}: no test tells them apart")
     return problems

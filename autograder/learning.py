@@ -21,8 +21,10 @@ from autograder import labs
 from autograder.build import build
 from autograder.doctor import has_display
 
-_WAITING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><title>The book is being built</title>
-<style>body{font:18px/1.5 system-ui,sans-serif;max-width:34em;margin:20vh auto;padding:0 1em;color-scheme:light dark}</style>
+_WAITING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3">
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<title>The book is being built</title>
+<style>body{font:18px/1.5 system-ui,sans-serif;max-width:34em;margin:20vh auto;padding:0 1em}</style>
 <h1>The book is being built</h1><p>This page turns into it in a minute or two. The labs are ready already.</p>
 <p>If it does not, <code>course book</code> says why.</p>
 """
@@ -106,9 +108,9 @@ def hand_out(root: Path) -> list[Path]:
 
 
 def prove(root: Path, lab_id: str, out: Console) -> bool:
-    """Take one lab the whole way without a screen: build, release, a learner's notebook, check, grade, feedback, JupyterLab.
+    """Take one lab the whole way without a screen: release, a learner's notebook, check, grade, feedback, JupyterLab.
 
-    Prints a table of the steps. Nothing of the checkout but ignored folders is written, no gradebook of its own is touched.
+    Prints a table of the steps. Only what a build writes changes in the checkout; its gradebook is not touched.
     """
     steps: list[tuple[str, bool, str, float]] = []
     with tempfile.TemporaryDirectory(prefix="course-proof-") as scratch:
@@ -170,7 +172,8 @@ class _Proof:
         verdict = self._judge(self.notebook)
         failed = next(exercise for exercise in verdict.exercises if exercise.id == self.mistaken)
         named = failed.mistake == self.sentence
-        said = f"{verdict.points:g}/{verdict.max:g} points; the mistake in {self.mistaken} {'is named' if named else 'is not named'}: {self.sentence}"
+        naming = f"the mistake in {self.mistaken} is {'named' if named else 'not named'}: {self.sentence}"
+        said = f"{verdict.points:g}/{verdict.max:g} points; {naming}"
         return named and verdict.points >= self.expected and verdict.points < verdict.max, said
 
     def grade(self) -> tuple[bool, str]:

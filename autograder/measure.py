@@ -18,7 +18,7 @@ class MilestoneError(Exception):
 
 
 def notebooks(root: Path, *, demonstrations: bool = True) -> list[dict[str, Any]]:
-    """Every measuring notebook with its header: path, title, chapter, kind (milestone or demonstration), claim, minutes.
+    """Every measuring notebook: path, title, chapter, kind (milestone or demonstration), claim, minutes.
 
     Raises:
         MilestoneError: for a malformed header.
@@ -54,48 +54,51 @@ def run(
     Raises:
         MilestoneError: with what to do.
     """
-    import jupytext
-    import papermill
-
     values = dict(_parameter(text) for text in parameters)
     known = notebooks(root, demonstrations=demonstrations)
     chosen = [item for item in known if not chapters or item["chapter"] in chapters]
     if not chosen or set(chapters) - {item["chapter"] for item in known}:
         there = ", ".join(sorted({item["chapter"] for item in known}))
         raise MilestoneError(
-            f"no such chapter among {', '.join(chapters) or '(none)'}; there are milestones for {there or 'no chapter yet'}"
+            f"no such chapter among {', '.join(chapters) or '(none)'}; there are milestones for {there or 'none yet'}"
         )
     folder = root / "results"
     folder.mkdir(exist_ok=True)
     results = []
     for item in chosen:
-        name = item["path"].stem
-        source, executed, target = folder / f"{name}.source.ipynb", folder / f"{name}.ipynb", folder / f"{name}.json"
-        jupytext.write(jupytext.read(item["path"], fmt="py:percent"), source, fmt="ipynb")
-        unknown = set(values) - set(papermill.inspect_notebook(str(source)))
-        if unknown:
-            raise MilestoneError(
-                f"{name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(papermill.inspect_notebook(str(source)))}"
-            )
-        target.unlink(missing_ok=True)
-        start = time.perf_counter()
         with console.status(f"{item['title']} (about {item['minutes']} min)"):
-            try:
-                papermill.execute_notebook(
-                    str(source),
-                    str(executed),
-                    values | {"result_path": str(target)},
-                    kernel_name="python3",
-                    cwd=str(root),
-                    progress_bar=False,
-                )
-            except papermill.PapermillExecutionError as error:
-                raise MilestoneError(f"{name} broke: {error.ename}: {error.evalue}; see {executed}") from None
-            finally:
-                source.unlink(missing_ok=True)
-        result = json.loads(target.read_text(encoding="utf-8"))
-        results.append({"notebook": name, "seconds": time.perf_counter() - start} | result)
+            results.append(_run_one(root, folder, item["path"], values))
     return results
+
+
+def _run_one(root: Path, folder: Path, path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    import jupytext
+    import papermill
+
+    name = path.stem
+    source, executed, target = (folder / f"{name}{ending}" for ending in (".source.ipynb", ".ipynb", ".json"))
+    target.unlink(missing_ok=True)
+    start = time.perf_counter()
+    try:
+        jupytext.write(jupytext.read(path, fmt="py:percent"), source, fmt="ipynb")
+        known = papermill.inspect_notebook(str(source))
+        if unknown := set(values) - set(known):
+            raise MilestoneError(f"{name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+        papermill.execute_notebook(
+            str(source),
+            str(executed),
+            values | {"result_path": str(target)},
+            kernel_name="python3",
+            cwd=str(root),
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        raise MilestoneError(f"{name} broke: {error.ename}: {error.evalue}; see {executed}") from None
+    finally:
+        source.unlink(missing_ok=True)
+    if not target.is_file():
+        raise MilestoneError(f"{name} ran but saved no result: its last cell calls coursekit.results.save")
+    return {"notebook": name, "seconds": time.perf_counter() - start} | json.loads(target.read_text(encoding="utf-8"))
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ from html import escape
 
 from autograder.catalog_pages import LabLike, lab_number, lab_page
 
-BOX_WIDTH, BOX_HEIGHT = 140, 60
+BOX_WIDTH, BOX_HEIGHT = 140, 72
 GAP_X, GAP_Y = 16, 34
 HEADER = 30
 PER_ROW = 5
@@ -103,8 +103,8 @@ def _box(box: Box, above: set[str]) -> str:
     lab = box.lab
     number = lab_number(lab.id)
     lines = textwrap.wrap(lab.title, 19)
-    if len(lines) > 2:
-        lines = [lines[0], lines[1][:17].rstrip() + "…"]
+    if len(lines) > 3:
+        lines = [*lines[:2], lines[2][:17].rstrip() + "…"]
     about = f"Lab {number} · {lab.title} · {lab.minutes} min · difficulty {lab.difficulty} of 5 · {lab.hardware}"
     text = "".join(
         f'<text class="name" x="{box.x + 10}" y="{box.y + 34 + 15 * i}">{escape(line)}</text>'

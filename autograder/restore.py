@@ -80,6 +80,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
     for cell in cells:
         if isinstance(cell["source"], list):
             cell["source"] = "".join(cell["source"])
+        # JSON can spell half a character (a lone surrogate); neither Python nor a file in UTF-8 takes it.
+        cell["source"] = cell["source"].encode("utf-8", "replace").decode("utf-8")
         if not isinstance(cell.get("metadata"), dict):
             cell["metadata"] = {}
     return notebook, flags

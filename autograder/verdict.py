@@ -117,7 +117,7 @@ def judge(
         try:
             ran = zygote.call("run", job | {"measure": measure, "root": str(root or paths.root())}, NOTEBOOK_SECONDS)
         except RunFailed as failure:
-            return _nothing(index, failure.status, str(failure), flags)
+            return _nothing(index, failure.status, str(failure).partition("\n")[0], flags)
     reports = {report["id"]: report for report in ran["cells"]}
     for cell in restored.cells:
         report = reports.get(cell["id"])
@@ -189,7 +189,7 @@ def _explain(
         return "failed", f"What: {error['what']}. Why: {error['why']}. Try: {error['hint']}"
     inside = [frame for frame in error["frames"] if frame["function"] != "<module>"]
     place = f" in {inside[-1]['function']}, at the line `{inside[-1]['code']}`" if inside and inside[-1]["code"] else ""
-    if error["kind"] == "AssertionError":
+    if error["kind"] == "AssertionError" and not inside:
         return "failed", f"A check did not hold{': ' + error['message'] if error['message'] else ''}."
     return "error", f"Your code raised {error['kind']}{place}: {error['message'][:300]}"
 
@@ -204,7 +204,8 @@ def _flags(index: dict[str, Any], exercise: dict[str, Any], own: list[dict], res
     # A shortcut may hide in a cell of the learner's own; the other exercises' cells answer for themselves.
     extras = [cell for cell in restored.cells if cell["kind"] == "extra"]
     return [
-        f"{'line' if cell['kind'] == 'exercise' else 'your own cell, line'} {line} uses {used}, which this exercise asks you to build"
+        f"{'line' if cell['kind'] == 'exercise' else 'your own cell, line'} {line} uses {used}, "
+        "which this exercise asks you to build"
         for cell in [*own, *extras]
         for line, used in policy.forbidden_calls(cell["source"], exercise["forbid"], aliases)
     ]

@@ -12,9 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 #: A zygote that nobody has asked anything for this long ends by itself.
 IDLE_SECONDS = 900
@@ -81,36 +80,37 @@ class Zygote:
         return answer["result"]
 
     def _ask(self, request: bytes, timeout: float) -> bytes:
-        connection = self._connect()
-        deadline = time.monotonic() + timeout
-        with connection, connection.makefile("rb") as stream:
-            connection.settimeout(START_SECONDS)
-            child = int(stream.readline())
-            connection.sendall(request)
+        connection, stream, child = self._connect()
+        with connection, stream:
             try:
-                connection.settimeout(max(deadline - time.monotonic(), 0.1))
+                connection.settimeout(timeout)
+                connection.sendall(request)
                 return stream.readline()
             except TimeoutError:
                 raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
             except ConnectionError:
                 return b""
             finally:
-                # Whatever the notebook started goes with it.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(child, signal.SIGKILL)
+                _end_group(child)
 
-    def _connect(self) -> socket.socket:
-        for attempt in range(3):
+    def _connect(self) -> tuple[socket.socket, BinaryIO, int]:
+        """A child to talk to: its connection, the stream to read from, its process id.
+
+        Another notebook may have ended the zygote, so a connection that breaks is tried again with a new one.
+        """
+        problem: Exception | None = None
+        for _ in range(3):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.settimeout(START_SECONDS)
             try:
                 connection.connect(str(self.path))
-                return connection
-            except (FileNotFoundError, ConnectionRefusedError):
+                stream = connection.makefile("rb")
+                return connection, stream, int(stream.readline())
+            except (OSError, ValueError) as broken:
                 connection.close()
-                if attempt == 2:
-                    raise
+                problem = broken
                 self._start()
-        raise AssertionError("unreachable")
+        raise RunFailed("internal", f"the warm process does not answer: {problem}")
 
     def _start(self) -> None:
         lock = self.folder / f"{self.path.name}.lock"
@@ -133,7 +133,7 @@ class Zygote:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     start_new_session=True,
-                    env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+                    env=_environment(),
                 )
             if self.process.stdout.readline() != b"ready\n":
                 text = (self.folder / "zygote.log").read_text(errors="replace")
@@ -141,13 +141,35 @@ class Zygote:
 
 
 def _ask_once(request: bytes, timeout: float) -> bytes:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autograder.zygote"],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=_environment(),
+    )
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "autograder.zygote"], input=request, capture_output=True, timeout=timeout + 20
-        )
+        # Beside the notebook there are the imports.
+        return process.communicate(request, timeout + START_SECONDS)[0]
     except subprocess.TimeoutExpired:
         raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
-    return done.stdout
+    finally:
+        _end_group(process.pid)
+        process.kill()
+        process.wait()
+
+
+def _end_group(leader: int) -> None:
+    """End a child, and whatever the notebook in it has started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
 
 def _can_fork() -> bool:
@@ -169,7 +191,9 @@ def _shared_folder() -> Path:
 
 def _code_key() -> str:
     """A new key whenever the interpreter or the code that the zygote has imported changes."""
-    digest = hashlib.sha256(f"{sys.executable} {sys.version} {os.environ.get('COURSE_ROOT')}".encode())
+    # The root comes with each job; the other settings are those that the zygote was started with.
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("COURSE_") and item[0] != "COURSE_ROOT")
+    digest = hashlib.sha256(f"{sys.executable} {sys.version} {settings}".encode())
     for package in ("autograder", "coursekit"):
         folder = Path(__file__).parents[1] / package
         for path in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""A worked example of a learner's notebook: the released lab with answers typed in, one of them with a known mistake."""
+"""A worked example of a learner's notebook: a released lab with answers typed in, one of them with a known mistake."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ process id, then the result.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -66,10 +67,11 @@ def serve(path: str, idle: float) -> None:
             connection, _ = listener.accept()
         except TimeoutError:
             break
-        if os.fork() == 0:
-            listener.close()
-            _child(connection)
-        connection.close()
+        # Out of processes or memory: the one who asked sees the connection end, the others are served.
+        with connection, contextlib.suppress(OSError):
+            if os.fork() == 0:
+                listener.close()
+                _child(connection)
     os.unlink(path)
 
 

@@ -241,7 +241,7 @@ def _largest_difference(got, want, allowed, atol, rtol) -> str:
     where = np.unravel_index(int(difference.argmax()), difference.shape) if difference.ndim else ()
     place = "[" + ", ".join(str(int(i)) for i in where) + "]" if where else "the value"
     return (
-        f"{int(wrong.sum())} of {wrong.numel()} values differ by more than the tolerance (atol {atol:g}, rtol {rtol:g}); "
+        f"{int(wrong.sum())} of {wrong.numel()} values differ by more than allowed (atol {atol:g}, rtol {rtol:g}); "
         f"the largest difference is at {place}: yours {_number(got[where])}, expected {_number(want[where])}"
     )
 

@@ -50,13 +50,13 @@ def prepare(
             continue
         if requirement.name.lower() in PROTECTED:
             raise RuntimeError(
-                f"this runtime has {requirement.name} {installed or '(none)'}, the course needs {requirement}; it is the "
-                "runtime's own build and is not replaced. Choose Runtime > Disconnect and delete runtime, then reconnect."
+                f"this runtime has {requirement.name} {installed or '(none)'}, the course needs {requirement}; it is "
+                "the runtime's own and is not replaced. Choose Runtime > Disconnect and delete runtime, then reconnect."
             )
         missing.append(f"{requirement.name}{requirement.specifier}")
     if missing:
         with tempfile.TemporaryDirectory() as folder:
-            # pip may upgrade dependencies of what it installs; the constraints keep the runtime's own builds as they are.
+            # pip may upgrade dependencies of what it installs; the constraints keep the runtime's own as they are.
             constraints = Path(folder) / "constraints.txt"
             held = [f"{name}=={version}" for name in PROTECTED if (version := version_of(name))]
             constraints.write_text("\n".join(held) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from plotly.io.base_renderers import MimetypeRenderer
 
 GREY = "#8a8f98"
 GRID = "rgba(138, 143, 152, 0.25)"
-#: Colours for series, distinguishable for most colour-blind readers and on both backgrounds (Okabe and Ito, 2008, adapted).
+#: Colours for series, told apart by most colour-blind readers and on both backgrounds (after Okabe and Ito, 2008).
 COLOURS = ["#3b8bd4", "#e0823d", "#2fa37c", "#c65fa5", "#c9a227", "#6f7ff0"]
 #: Colour scale for attention weights, from 0 (the page) to 1.
 WEIGHTS = [[0.0, "rgba(59, 139, 212, 0.04)"], [0.5, "rgba(59, 139, 212, 0.6)"], [1.0, "rgb(24, 84, 150)"]]

@@ -394,10 +394,10 @@ with torch.no_grad():
         x = recurrent.pairs(keys, values)  # (B, n, 32)
         unchained = x.reshape(B_TIMED * n, 1, -1).contiguous()
         rounds = 5 if quick else 31
-        chained_ratio[n] = timing.ratio(lambda: recurrent.gru(x), lambda: recurrent.gru(unchained), rounds=rounds)  # noqa: B023
+        chained_ratio[n] = timing.ratio(lambda: recurrent.gru(x), lambda: recurrent.gru(unchained), rounds=rounds)
         model_ratio[n] = timing.ratio(
             lambda: recurrent(keys, values, one), lambda: lookup(keys, values, one), rounds=rounds
-        )  # noqa: B023
+        )
         print(
             f"{n:>4} pairs: chained steps take {chained_ratio[n]:5.1f} times as long as the same steps unchained;"
             f" the GRU takes {model_ratio[n]:5.1f} times as long as the lookup"

@@ -31,14 +31,17 @@ const measure = async (page) => {
   const formulas = doc.querySelectorAll(".math").length;
   const drawn = () => doc.querySelectorAll("mjx-container").length;
   for (let i = 0; i < 60 && drawn() < formulas; i++) await pause(100);
-  await pause(150);
+  await pause(400);
   const figures = [...doc.querySelectorAll(".plotly-graph-div")];
   const root = doc.documentElement;
   return {
     page, formulas, typeset: drawn(), theme: root.dataset.theme,
     width: root.scrollWidth, frame: root.clientWidth,
     figures: figures.length, plotted: figures.filter((f) => f.querySelector(".main-svg")).length,
-    too_wide: figures.filter((f) => f.getBoundingClientRect().right > root.clientWidth + 1).length,
+    too_wide: figures.filter((f) => [...f.querySelectorAll(".main-svg")].some((svg) => {
+      const room = f.closest(".cell_output").getBoundingClientRect();
+      return svg.getBoundingClientRect().right > Math.min(room.right, root.clientWidth) + 1;
+    })).length,
     boxed: figures.filter((f) => !clear(win.getComputedStyle(f.closest(".text_html") || f).backgroundColor)).length,
     words: doc.querySelectorAll(".lens-tokens button").length,
     loaded: win.performance.getEntriesByType("resource").map((e) => e.name),

@@ -226,4 +226,5 @@ def test_figures_are_not_boxed_in_the_dark(html, tmp_path):
         assert seen["theme"] == "dark"
         assert seen["figures"] > 0
         assert seen["boxed"] == 0, seen["page"]
+        assert seen["too_wide"] == 0, seen["page"]
         assert seen["width"] <= seen["frame"], seen["page"]

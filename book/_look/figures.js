@@ -1,4 +1,5 @@
-// On a narrow screen plotly cuts long titles off. Break them into lines instead, and make room above the figure.
+// Plotly draws a figure as soon as it is read, when the page may not have its final width: fit it once all is there.
+// On a narrow screen it cuts long titles off: break them into lines instead, and make room above the figure.
 (() => {
   "use strict";
   const PER_CHARACTER = 8;
@@ -15,7 +16,8 @@
   };
 
   window.addEventListener("load", () => {
-    document.querySelectorAll(".js-plotly-plot").forEach((figure) => {
+    document.querySelectorAll(".js-plotly-plot").forEach(async (figure) => {
+      await window.Plotly.Plots.resize(figure);
       const text = figure.layout && figure.layout.title && figure.layout.title.text;
       const width = figure.clientWidth;
       if (!text || !width || text.length * PER_CHARACTER < width - 30) return;

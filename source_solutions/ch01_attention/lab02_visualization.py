@@ -722,7 +722,9 @@ panels = read_heatmaps(head_grid(weights, tokens))
 ranges = [panel["colour_range"] for panel in panels]
 bars = {panel["colour_bar"] for panel in panels} - {None}
 seen = {"ranges": ranges, "colour bars": len(bars)}
-check.equal(seen, {"ranges": [(0, 1)] * 5, "colour bars": 1}, "all colours run from 0 to 1, with one colour bar for all")
+check.equal(
+    seen, {"ranges": [(0, 1)] * 5, "colour bars": 1}, "all colours run from 0 to 1, with one colour bar for all"
+)
 check.equal(len({panel["colour_scale"] for panel in panels}), 1, "all heads use the same colour scale")
 ### BEGIN HIDDEN TESTS
 for h, panel in enumerate(panels):
