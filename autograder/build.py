@@ -12,7 +12,6 @@ import contextlib
 import difflib
 import hashlib
 import json
-import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ from autograder.labs import CHECK_IMPORT, Lab
 from autograder.setup_cell import setup_cell
 from coursekit.reference import load
 
+#: Given and plain cells with more lines are folded: they draw and prepare, and a click shows them.
+FOLD_LINES = 20
 STUB = "raise NotImplementedError  # your code here"
 _SOLVED_INIT = '"""Reference solutions, generated from source_solutions/ by `course build`. Do not edit."""\n'
 
@@ -168,8 +169,9 @@ def _generate(catalog: list[Lab], root: Path, fresh: Path) -> None:
 
 def _release(fresh: Path, chapter: str) -> None:
     """Let nbgrader make the learner notebooks of a chapter, with a gradebook that is thrown away."""
-    from nbgrader.apps import NbGraderAPI
     from traitlets.config import Config
+
+    from autograder.stock import quiet_api
 
     config = Config()
     config.CourseDirectory.root = str(fresh)
@@ -177,9 +179,7 @@ def _release(fresh: Path, chapter: str) -> None:
     config.CourseDirectory.db_url = f"sqlite:///{fresh}/gradebook.db"
     config.CourseDirectory.course_id = "build"
     config.ClearSolutions.code_stub = {"python": STUB}
-    api = NbGraderAPI(config=config)
-    api.log.setLevel(logging.ERROR)
-    result = api.generate_assignment(chapter, force=True)
+    result = quiet_api(config).generate_assignment(chapter, force=True)
     if not result["success"]:
         raise RuntimeError(f"nbgrader could not make the release of {chapter}:\n{result['log']}")
 
@@ -233,6 +233,10 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
     result = {"cell_type": "markdown" if cell.kind == "markdown" else "code", "id": identifier, "metadata": metadata}
     if result["cell_type"] == "code":
         result |= {"execution_count": None, "outputs": []}
+        if cell.kind in ("given", "plain") and source.count("\n") >= FOLD_LINES:
+            # The first is JupyterLab's way to say it, the second the book's, the third Colab's.
+            metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
+            metadata["tags"] = [*metadata.get("tags", []), "hide-input"]
     return result | {"source": source}
 
 

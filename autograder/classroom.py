@@ -20,15 +20,17 @@ from typing import Any
 
 import nbformat
 from nbgrader.api import Gradebook
-from nbgrader.apps import NbGraderAPI
+from nbgrader.converters import GenerateFeedback
+from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import SaveAutoGrades
-from nbgrader.utils import parse_utc
+from nbgrader.utils import capture_log, parse_utc
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
 from autograder.build import build, index_of
 from autograder.labs import catalog
-from autograder.verdict import Verdict, judge
+from autograder.stock import quiet_api
+from autograder.verdict import Verdict, judge, nothing
 from autograder.warm import Zygote
 
 
@@ -104,27 +106,33 @@ def grade(
     warnings.filterwarnings("ignore", category=SAWarning)
     config = configuration(root, db_url)
     submitted = root / config.CourseDirectory.submitted_directory
-    chapters = sorted({lab.chapter for lab in catalog(root)})
+    known = catalog(root)
+    chapters = sorted({lab.chapter for lab in known})
     if chapter not in chapters:
         raise NothingToGrade(f"there is no chapter {chapter!r}; the chapters are {', '.join(chapters)}")
-    students = sorted(path.name for path in submitted.glob("*") if (path / chapter).is_dir())
+    students = sorted(path.parent.name for path in submitted.glob(f"[!.]*/{chapter}") if path.is_dir())
     if not students:
         raise NothingToGrade(
             f"no submissions: put each notebook at {submitted.relative_to(root)}/LEARNER/{chapter}/LAB.ipynb, "
             "as `nbgrader collect` does"
         )
-    build(root)
-    _ensure_assignment(root, chapter, config)
-    indexes = [index_of(lab.id, root) for lab in catalog(root) if lab.chapter == chapter]
     results = []
-    with Zygote() as zygote, Gradebook(config.CourseDirectory.db_url, config.CourseDirectory.course_id) as gradebook:
+    with Zygote() as zygote:
+        indexes = [index_of(lab.id, root) for lab in known if lab.chapter == chapter]
+        sources = root / config.CourseDirectory.source_directory / chapter
+        if {path.stem for path in sources.glob("*.ipynb")} != {index["stem"] for index in indexes}:
+            build(root)
+        _ensure_assignment(chapter, config)
         work = list(_submissions(submitted, students, indexes, chapter))
-        for done, (student, index, verdict) in enumerate(_run(work, zygote, jobs, root), 1):
-            _record(root, config, gradebook, student, index, verdict)
-            results.append(Graded(student, verdict))
-            progress(done, len(work), f"{student} {index['lab']}")
+        with Gradebook(config.CourseDirectory.db_url, config.CourseDirectory.course_id) as gradebook:
+            for done, (student, index, verdict) in enumerate(_run(work, zygote, jobs, root), 1):
+                _record(root, config, gradebook, student, index, verdict)
+                results.append(Graded(student, verdict))
+                progress(done, len(work), f"{student} {index['lab']}")
     if feedback:
-        _feedback(config, chapter, students, progress)
+        for student in _without_feedback(config, chapter, students, progress):
+            mine = next(result.verdict for result in results if result.student == student)
+            mine.flags.append("nbgrader could not write the feedback pages; `nbgrader generate_feedback` says why")
     results.sort(key=lambda result: (result.student, result.verdict.lab))
     return results, _write_csv(root / "grading" / f"{chapter}.csv", results)
 
@@ -146,10 +154,16 @@ def _run(
             for student, index, path in work
         }
         for future in as_completed(futures):
-            yield *futures[future], future.result()
+            student, index = futures[future]
+            try:
+                verdict = future.result()
+            except Exception as error:
+                # Nothing that is wrong with one submission may stop the others.
+                verdict = nothing(index, "internal", f"grading broke: {type(error).__name__}: {error}")
+            yield student, index, verdict
 
 
-def _ensure_assignment(root: Path, chapter: str, config: Config) -> None:
+def _ensure_assignment(chapter: str, config: Config) -> None:
     """Tell the gradebook about the chapter's cells, as `nbgrader generate_assignment` does; release/ is not touched."""
     url = config.CourseDirectory.db_url
     if url.startswith("sqlite:///"):
@@ -157,9 +171,7 @@ def _ensure_assignment(root: Path, chapter: str, config: Config) -> None:
     with tempfile.TemporaryDirectory(prefix="course-release-") as scratch:
         quiet = Config(config)
         quiet.CourseDirectory.release_directory = scratch
-        api = NbGraderAPI(config=quiet)
-        api.log.setLevel(logging.ERROR)
-        result = api.generate_assignment(chapter, force=True)
+        result = quiet_api(quiet).generate_assignment(chapter, force=True)
     if not result["success"]:
         raise RuntimeError(f"nbgrader could not register {chapter}:\n{result['log']}")
 
@@ -217,14 +229,36 @@ def _metadata(cell: dict) -> dict[str, Any]:
     return {} if "-copy" in cell["id"] else json.loads(json.dumps(cell["metadata"]))
 
 
-def _feedback(config: Config, chapter: str, students: list[str], progress: Callable[[int, int, str], None]) -> None:
-    api = NbGraderAPI(config=config)
-    api.log.setLevel(logging.ERROR)
-    for done, student in enumerate(students, 1):
-        result = api.generate_feedback(chapter, student, force=True)
-        if not result["success"]:
-            raise RuntimeError(f"nbgrader could not write the feedback of {student}:\n{result['log']}")
-        progress(done, len(students), f"feedback for {student}")
+class _Feedback(GenerateFeedback):
+    """nbgrader's feedback for some learners in one go: its page templates are compiled once, not for each of them."""
+
+    def __init__(self, students: list[str], progress: Callable[[int, int, str], None], **kwargs: Any):
+        self.students, self.progress, self.written = set(students), progress, []
+        super().__init__(**kwargs)
+
+    def init_notebooks(self) -> None:
+        super().init_notebooks()
+        self.assignments = {
+            place: found for place, found in self.assignments.items() if Path(place).parent.name in self.students
+        }
+
+    def set_permissions(self, assignment_id: str, student_id: str) -> None:
+        """The last step of each learner's pages."""
+        super().set_permissions(assignment_id, student_id)
+        self.written.append(student_id)
+        self.progress(len(self.written), len(self.students), f"feedback for {student_id}")
+
+
+def _without_feedback(
+    config: Config, chapter: str, students: list[str], progress: Callable[[int, int, str], None]
+) -> list[str]:
+    """Write the feedback pages and return the learners for whom that was not possible."""
+    place = CourseDirectory(config=config, assignment_id=chapter)
+    converter = _Feedback(students, progress, coursedir=place, config=config, force=True)
+    # It tells what went wrong in the log of the process, which is nbgrader's and not ours to print.
+    converter.log.setLevel(logging.CRITICAL)
+    capture_log(converter)
+    return sorted(converter.students - set(converter.written))
 
 
 def _write_csv(path: Path, results: list[Graded]) -> Path:

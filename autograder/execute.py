@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from types import TracebackType
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook
@@ -30,6 +31,10 @@ MAX_OUTPUT = 200_000
 MAX_DATA = 2_000_000
 #: Characters kept of the message of an exception, and of each part of its traceback.
 MAX_MESSAGE = 5_000
+#: Frames shown at each end of a traceback, and seconds spent on drawing one: drawing an endless recursion takes half a
+#: minute otherwise.
+SHOWN_FRAMES = 10
+SHOW_SECONDS = 3.0
 _LEFT_OUT = {"text/plain": "[output too large, left out]"}
 
 
@@ -139,10 +144,43 @@ class _Shell(InteractiveShell):
     def enable_gui(self, gui=None):
         pass
 
+    def showtraceback(self, *args, **kwargs):
+        """Draw a traceback; where that takes too long or breaks, say what was raised and no more."""
+        error = sys.exc_info()[1]
+        signal.setitimer(signal.ITIMER_REAL, SHOW_SECONDS)
+        try:
+            super().showtraceback(*args, **kwargs)
+        except BaseException:
+            said = f"{type(error).__name__}: {_message(error)}"
+            self._showtraceback(type(error), error, [said])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _format_exception_for_storage(self, exception, *args, **kwargs):
+        """For IPython's history, which nobody reads here: not drawn a second time."""
+        return {"ename": type(exception).__name__, "evalue": _message(exception), "traceback": []}
+
+    def _get_exc_info(self, exc_tuple=None):
+        kind, error, trace = super()._get_exc_info(exc_tuple)
+        return kind, error, _shortened(trace)
+
     def _showtraceback(self, etype, evalue, stb):
         lines = [_encodable(str(part)[:MAX_MESSAGE]) for part in stb]
         error = {"output_type": "error", "ename": etype.__name__, "evalue": _message(evalue), "traceback": lines}
         self.displayhook.sink.items.append(error)
+
+
+def _shortened(trace: TracebackType | None) -> TracebackType | None:
+    """Both ends of a traceback."""
+    frames = []
+    while trace:
+        frames.append(trace)
+        trace = trace.tb_next
+    if len(frames) > 2 * SHOWN_FRAMES:
+        frames = frames[:SHOWN_FRAMES] + frames[-SHOWN_FRAMES:]
+    for frame in reversed(frames):
+        trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return trace
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +209,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     outputs = _Outputs()
     shell = _make_shell(outputs)
     saved = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
     signal.signal(signal.SIGALRM, _alarm)
     results = []
     try:
@@ -210,17 +247,21 @@ def _make_shell(outputs: _Outputs) -> InteractiveShell:
 
 def _run_cell(shell: InteractiveShell, outputs: _Outputs, cell: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
+    # Anew for each cell: the one before may have closed or replaced them.
+    sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
     signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
     try:
         outcome = shell.run_cell(cell["source"], store_history=True)
         error = outcome.error_before_exec or outcome.error_in_exec
-    except CellTimeout as timeout:
-        error = timeout
+    except BaseException as broken:
+        # The cell has broken IPython itself, or the alarm went off there.
+        error = broken
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     items = outputs.reset()
-    if isinstance(error, CellTimeout) and not any(item["output_type"] == "error" for item in items):
-        items.append({"output_type": "error", "ename": "CellTimeout", "evalue": str(error), "traceback": [str(error)]})
+    if error is not None and not any(item["output_type"] == "error" for item in items):
+        said = _message(error)
+        items.append({"output_type": "error", "ename": type(error).__name__, "evalue": said, "traceback": [said]})
     report = {"id": cell["id"], "outputs": items, "seconds": time.perf_counter() - start, "error": None}
     report["execution_count"] = shell.execution_count - 1
     if error is not None:

@@ -74,8 +74,10 @@ def jupyter_command(root: Path, port: int, token: str, where: str, *, browser: b
     }
     overrides = {
         "@jupyterlab/notebook-extension:panel": {
-            "toolbar": [{"name": "course-book", "label": "Book", "rank": 1000, **book}]
+            "toolbar": [{"name": "course-book", "label": "Book", "rank": 55, **book}]
         },
+        # A lab's links to pages open their text for reading, not for editing.
+        "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
         "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     }
     (settings / "overrides.json").write_text(json.dumps(overrides, indent=1), encoding="utf-8")
@@ -90,6 +92,7 @@ def jupyter_command(root: Path, port: int, token: str, where: str, *, browser: b
         f"--LabApp.app_settings_dir={settings}",
         f"--ServerApp.extra_static_paths=['{root / '_build' / 'html'}']",
         "--ServerApp.log_level=ERROR",
+        "--LabApp.log_level=ERROR",
         *([] if browser else ["--no-browser"]),
         *(["--allow-root"] if sys.platform != "win32" and _is_root() else []),
     ]

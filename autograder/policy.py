@@ -60,20 +60,26 @@ def _names_used(node: ast.AST, known: dict[str, str]) -> list[str]:
         return [known[node.id]]
     if isinstance(node, ast.ImportFrom) and node.module:
         return [f"{node.module}.{alias.name}" for alias in node.names]
-    constant_getattr = (
+    return [_dotted(node, known)] if _is_getattr(node) else []
+
+
+def _dotted(node: ast.expr, known: dict[str, str]) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value, known)}.{node.attr}"
+    if _is_getattr(node):
+        return f"{_dotted(node.args[0], known)}.{node.args[1].value}"
+    return known.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
+
+
+def _is_getattr(node: ast.AST) -> bool:
+    """Whether this is `getattr(x, "name")`, with the name written out."""
+    return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "getattr"
         and len(node.args) >= 2
         and isinstance(node.args[1], ast.Constant)
     )
-    return [f"{_dotted(node.args[0], known)}.{node.args[1].value}"] if constant_getattr else []
-
-
-def _dotted(node: ast.expr, known: dict[str, str]) -> str:
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(node.value, known)}.{node.attr}"
-    return known.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
 
 
 def _resolve(name: str, aliases: dict[str, str]) -> str:
@@ -84,6 +90,8 @@ def _resolve(name: str, aliases: dict[str, str]) -> str:
 def _matches(used: str, rule: str, plain_name: bool) -> bool:
     if rule.endswith(".*"):
         return used.startswith(rule[:-1])
+    if used.endswith(".*"):  # `from module import *` brings in whatever the rule names there
+        return rule.startswith(used[:-1])
     if "." in rule:
         return used == rule
     return used.rpartition(".")[2] == rule and ("." in used or plain_name)

@@ -23,8 +23,13 @@ class RedactHiddenTests(NbGraderPreprocessor):
         marks = cell.metadata.get("nbgrader", {})
         if cell.cell_type != "code" or not (marks.get("grade") and marks.get("locked")):
             return cell, resources
+        hidden = {line.strip() for region in _HIDDEN.findall(cell.source) for line in region.splitlines()} - {""}
         cell.source = _HIDDEN.sub(_NOTE, cell.source)
         for output in cell.outputs:
+            if output.output_type == "stream":
+                # A warning that the learner's code gave its caller shows the caller's line.
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(f"  {_NOTE}\n" if line.strip() in hidden else line for line in lines)
             if output.output_type == "error":
                 # A traceback quotes source lines; the message does not, except for a bare assert, which has none.
                 output.traceback = [

@@ -19,7 +19,7 @@ class BadNotebook(Exception):
     """A submission that cannot be read.
 
     Attributes:
-        status: one of not-found, too-large, empty, not-json, truncated, not-a-notebook.
+        status: one of not-found, too-large, unreadable, empty, not-json, truncated, not-a-notebook.
     """
 
     def __init__(self, status: str, message: str):
@@ -58,7 +58,10 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
             "too-large",
             f"{path.name} has {path.stat().st_size >> 20} MiB, the limit is {MAX_BYTES >> 20}; clear its outputs",
         )
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadNotebook("unreadable", f"{path.name} cannot be read: {error.strerror}") from None
     if not raw.strip():
         raise BadNotebook("empty", f"{path.name} is empty; take a fresh copy of the lab and paste your code into it")
     flags = []
@@ -177,6 +180,9 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         raise BadNotebook("not-json", f"{path.name} is no notebook: {error.msg} at line {error.lineno}") from None
     except RecursionError:
         raise BadNotebook("not-json", f"{path.name} is no notebook: it is nested too deeply") from None
+    except ValueError as error:
+        # Python reads no integer of more than some thousand digits.
+        raise BadNotebook("not-json", f"{path.name} is no notebook: {error}") from None
     if not isinstance(notebook, dict):
         raise BadNotebook("not-a-notebook", f"{path.name} is JSON but no notebook")
     return notebook

@@ -108,7 +108,7 @@ def judge(
     try:
         content, flags = restore.read(notebook)
     except restore.BadNotebook as problem:
-        return _nothing(index, problem.status, str(problem))
+        return nothing(index, problem.status, str(problem))
     restored = restore.restore(index, content)
     flags += restored.flags
     chosen = [cell for cell in restored.cells if _is_run(cell, everything)]
@@ -117,7 +117,7 @@ def judge(
         try:
             ran = zygote.call("run", job | {"measure": measure, "root": str(root or paths.root())}, NOTEBOOK_SECONDS)
         except RunFailed as failure:
-            return _nothing(index, failure.status, str(failure).partition("\n")[0], flags)
+            return nothing(index, failure.status, str(failure).partition("\n")[0], flags)
     reports = {report["id"]: report for report in ran["cells"]}
     for cell in restored.cells:
         report = reports.get(cell["id"])
@@ -135,7 +135,7 @@ def _is_run(cell: dict[str, Any], everything: bool) -> bool:
     return everything or cell["kind"] != "plain"
 
 
-def _nothing(index: dict[str, Any], status: str, message: str, flags: list[str] | None = None) -> Verdict:
+def nothing(index: dict[str, Any], status: str, message: str, flags: list[str] | None = None) -> Verdict:
     exercises = [
         Exercise(e["name"], 0, e["points"], status, message, scores={c["id"]: 0.0 for c in _tests(index, e["name"])})
         for e in index["exercises"]
@@ -173,25 +173,27 @@ def _explain(
     """The status and the message of a failed test."""
     if error["kind"] == "NotImplementedError":
         return "unwritten", "Not written yet: the cell still raises NotImplementedError."
-    if error["kind"] == "CellTimeout":
-        return "timeout", f"It ran longer than {CELL_SECONDS:.0f} s. Look for a loop that does not end."
     broken = next(
         (reports[cell["id"]]["error"] for cell in own if cell["id"] in reports and reports[cell["id"]]["error"]), None
     )
+    if "CellTimeout" in (error["kind"], broken and broken["kind"]):
+        return "timeout", f"It ran longer than {CELL_SECONDS:.0f} s. Look for a loop that does not end."
     if broken:
-        return (
-            "error",
-            f"Your cell does not run: {broken['kind']}: {broken['message']}. Run it in the notebook and mend it first.",
-        )
+        said = f"{broken['kind']}: {broken['message'][:300]}"
+        return "error", f"Your cell does not run: {said}. Run it in the notebook and mend it first."
     if missing and error["kind"] == "NameError":
         return "missing", "The cell of this exercise is not in the notebook. Take it from a fresh copy of the lab."
     if error["what"]:
         return "failed", f"What: {error['what']}. Why: {error['why']}. Try: {error['hint']}"
+    # The frames of the test itself are not among them (see `autograder.execute`), so what is left is the learner's.
     inside = [frame for frame in error["frames"] if frame["function"] != "<module>"]
-    place = f" in {inside[-1]['function']}, at the line `{inside[-1]['code']}`" if inside and inside[-1]["code"] else ""
     if error["kind"] == "AssertionError" and not inside:
         return "failed", f"A check did not hold{': ' + error['message'] if error['message'] else ''}."
-    return "error", f"Your code raised {error['kind']}{place}: {error['message'][:300]}"
+    if not inside:
+        said = f"{error['kind']}: {error['message'][:300]}"
+        return "error", f"The check could not work with what your code gave it: {said}"
+    place = f"{inside[-1]['function']}, at the line `{inside[-1]['code']}`"
+    return "error", f"Your code raised {error['kind']} in {place}: {error['message'][:300]}"
 
 
 def _flags(index: dict[str, Any], exercise: dict[str, Any], own: list[dict], restored: restore.Restored) -> list[str]:

@@ -42,12 +42,15 @@ class Zygote:
     def __init__(self, *, shared: bool = False):
         self.shared = shared
         self.process: subprocess.Popen | None = None
+        self.starting = False
         self.folder = _shared_folder() if shared else Path(tempfile.mkdtemp(prefix="course-zygote-"))
         self.path = self.folder / (f"{_code_key()}.sock" if shared else "sock")
 
     def __enter__(self) -> Zygote:
-        # Started by this thread: a private zygote dies with the thread that started it.
-        self._start()
+        # Started by this thread: a private zygote dies with the thread that started it. Its imports take seconds, which
+        # whoever needs it may use; the first call waits for the rest.
+        if _can_fork():
+            self._launch()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -122,22 +125,28 @@ class Zygote:
                 probe.connect(str(self.path))
                 probe.shutdown(socket.SHUT_RDWR)
                 return
-            self.path.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "autograder.zygote", str(self.path), str(IDLE_SECONDS)]
-            if not self.shared:
-                command.append("--private")
-            with (self.folder / "zygote.log").open("wb") as log:
-                self.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    start_new_session=True,
-                    env=_environment(),
-                )
+            if not self.starting:
+                self._launch()
+            self.starting = False
             if self.process.stdout.readline() != b"ready\n":
                 text = (self.folder / "zygote.log").read_text(errors="replace")
                 raise RunFailed("internal", f"the warm process did not start:\n{text[-2000:]}")
+
+    def _launch(self) -> None:
+        self.path.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "autograder.zygote", str(self.path), str(IDLE_SECONDS)]
+        if not self.shared:
+            command.append("--private")
+        with (self.folder / "zygote.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(),
+            )
+        self.starting = True
 
 
 def _ask_once(request: bytes, timeout: float) -> bytes:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import textwrap
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,8 +48,8 @@ def trace(test_source: str, scope: dict[str, Any], names: list[str]) -> Trace:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             exec(compile(test_source, "<test>", "exec"), copied)
     except CheckFailed as failed:
-        seen.failure, seen.actual = ("CheckFailed", failed.what), failed.actual
-    except Exception as error:
+        seen.failure, seen.actual = ("CheckFailed", failed.what), _frozen(failed.actual)
+    except (Exception, SystemExit) as error:
         seen.failure = (type(error).__name__, str(error))
     return seen
 
@@ -98,7 +100,7 @@ def name_mistakes(lab: str, exercise: str, test_source: str, scope: dict[str, An
 
 
 def explain_failures_in_notebook(lab: str, exercise: str) -> None:
-    """Let the running notebook explain a failing test cell; outside IPython do nothing.
+    """Let the running notebook explain a failing test cell of an exercise; outside IPython do nothing.
 
     A failed check is shown as a short block instead of a traceback, with the mistake named. Any other exception keeps
     its traceback, and the cause is added below it where the mistakes table knows it.
@@ -112,16 +114,21 @@ def explain_failures_in_notebook(lab: str, exercise: str) -> None:
         return
 
     def show(shell, kind, error, traceback, tb_offset=None):
-        cell = shell.user_ns["In"][-1]
+        # Not user_ns["In"]: learners have variables of that name.
+        cell = shell.history_manager.input_hist_parsed[-1]
+        unwritten = isinstance(error, NotImplementedError)
+        if unwritten or f'check.exercise("{lab}", "{exercise}")' not in cell:
+            shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+            return None
         mistake = None
-        # A diagnosis that breaks must never hide the failure it was to explain.
-        with contextlib.suppress(Exception):
-            if f'check.exercise("{lab}", "{exercise}")' in cell:
-                named = name_mistakes(lab, exercise, shell.transform_cell(cell), shell.user_ns)
-                mistake = named[0] if named else None
+        # A diagnosis that breaks or is interrupted must never hide the failure it was to explain.
+        with contextlib.suppress(BaseException):
+            named = name_mistakes(lab, exercise, shell.transform_cell(cell), shell.user_ns)
+            mistake = named[0] if named else None
         if isinstance(error, CheckFailed):
             error.mistake = mistake
-            lines = [f"\x1b[1;31mNot yet: {exercise}\x1b[0m", *str(error).splitlines()]
+            lines = [f"\x1b[1;31mNot yet: {exercise}\x1b[0m"]
+            lines += [textwrap.fill(line, 92, subsequent_indent=" " * 7) for line in str(error).splitlines()]
         else:
             lines = shell.InteractiveTB.structured_traceback(kind, error, traceback, tb_offset=tb_offset)
             lines += [f"\n\x1b[1;31mCause:\x1b[0m this is exactly what happens when {mistake}."] if mistake else []
@@ -133,12 +140,16 @@ def explain_failures_in_notebook(lab: str, exercise: str) -> None:
 
 def _recorded(target: Any, log: list[Any]) -> Any:
     if isinstance(target, type):
+        # Plain functions only: wrapping a static method or a callable attribute would change how it is called.
         methods = {
             name: _logging(value, log)
             for name, value in vars(target).items()
-            if callable(value) and not isinstance(value, type) and (name == "__call__" or not name.startswith("_"))
+            if isinstance(value, types.FunctionType) and (name == "__call__" or not name.startswith("_"))
         }
-        return type(target.__name__, (target,), methods)
+        try:
+            return types.new_class(target.__name__, (target,), exec_body=lambda scope: scope.update(methods))
+        except TypeError:  # a class that cannot be derived from, such as an Enum
+            return target
     return _logging(target, log) if callable(target) else target
 
 
@@ -157,6 +168,8 @@ def _frozen(value: Any) -> Any:
         return value.detach().clone()
     if isinstance(value, np.ndarray):
         return value.copy()
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, (list, tuple)):
         return [_frozen(item) for item in value]
     if isinstance(value, dict):

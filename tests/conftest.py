@@ -28,10 +28,25 @@ def zygote():
 @pytest.fixture
 def tiny_course(tmp_path, monkeypatch):
     """A course of one small lab (exponential moving averages) in a folder of its own."""
+    monkeypatch.setenv("COURSE_ROOT", str(tmp_path))
+    return make_course(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def built_course(tmp_path_factory):
+    """The tiny course, built once for all tests: read it or copy it, but change nothing in it."""
+    from autograder.build import build
+
+    root = make_course(tmp_path_factory.mktemp("course"))
+    build(root)
+    return root
+
+
+def make_course(root: Path) -> Path:
+    """Put the sources of the tiny course into an empty folder."""
     for name in ("_config.yml", "_toc.yml", "nbgrader_config.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    folder = tmp_path / "source_solutions" / "ch90_example"
+        shutil.copy(ROOT / name, root / name)
+    folder = root / "source_solutions" / "ch90_example"
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "data" / "lab01_ema.py", folder / "lab01_ema.py")
-    monkeypatch.setenv("COURSE_ROOT", str(tmp_path))
-    return tmp_path
+    return root

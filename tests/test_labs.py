@@ -160,29 +160,31 @@ def changed(old, new, source=SOURCE):
     return source.replace(old, new, 1)
 
 
-@pytest.mark.parametrize(("name", "old", "new", "at", "what", "why"), CELLS + REGIONS, ids=lambda v: None)
-def test_a_malformed_cell_is_named(tmp_path, name, old, new, at, what, why):
+@pytest.mark.parametrize(
+    ("old", "new", "at", "what", "why"), [c[1:] for c in CELLS + REGIONS], ids=[c[0] for c in CELLS + REGIONS]
+)
+def test_a_malformed_cell_is_named(tmp_path, old, new, at, what, why):
     text = changed(old, new)
     path = lab_file(tmp_path, text)
     with pytest.raises(LabError) as caught:
         labs.parse(path)
     error = caught.value
     line = line_of(text, at) if at else line_of(text, EXERCISE, 1)
-    assert str(error).startswith(f"{path}:{line}: "), name
-    assert what in error.what, name
-    assert why in error.why, name
+    assert str(error).startswith(f"{path}:{line}: ")
+    assert what in error.what
+    assert why in error.why
     assert error.why
 
 
-@pytest.mark.parametrize(("name", "old", "new", "why", "also"), TABLES, ids=lambda v: None)
-def test_a_malformed_mistakes_table_is_named(tmp_path, name, old, new, why, also):
+@pytest.mark.parametrize(("old", "new", "why", "also"), [c[1:] for c in TABLES], ids=[c[0] for c in TABLES])
+def test_a_malformed_mistakes_table_is_named(tmp_path, old, new, why, also):
     text = changed(old, new)
     with pytest.raises(LabError) as caught:
         labs.parse(lab_file(tmp_path, text))
-    assert caught.value.line == line_of(text, '# %% mistakes="steps_to"'), name
+    assert caught.value.line == line_of(text, '# %% mistakes="steps_to"')
     assert caught.value.what == "bad mistakes table of 'steps_to'"
-    assert why in caught.value.why, name
-    assert also in caught.value.why, name
+    assert why in caught.value.why
+    assert also in caught.value.why
 
 
 def test_an_edit_may_name_all_places(tmp_path):

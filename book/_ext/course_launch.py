@@ -7,6 +7,7 @@ page has no launch button. A lab for a GPU has a group of its own. Links in raw 
 
 from __future__ import annotations
 
+import functools
 import re
 from html import escape
 from pathlib import Path
@@ -21,9 +22,15 @@ PRIORITY = 600  # after the theme has filled header_buttons
 RAW_LINK = re.compile(r"""(\bhref=["']([^"'#?:]+))\.(ipynb|md)(?=["'#])""")
 
 
+@functools.cache
+def all_labs(root: Path) -> tuple[Any, ...]:
+    """Every lab, read once a build."""
+    return tuple(catalog_pages.labs(root))
+
+
 def labs_of(pagename: str, root: Path) -> list[Any]:
     """The labs that a page opens: itself where it is one, else those named in its front matter."""
-    labs = catalog_pages.labs(root)
+    labs = all_labs(root)
     for lab in labs:
         if f"{pagename}.ipynb" == catalog_pages.notebook_path(lab):
             return [lab]
@@ -115,6 +122,7 @@ def mend_raw_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
+    all_labs.cache_clear()
     app.connect("html-page-context", set_buttons, priority=PRIORITY)
     app.connect("doctree-resolved", add_lab_box)
     app.connect("doctree-resolved", mend_raw_links)
