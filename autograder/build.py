@@ -224,7 +224,7 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
         marks = _marks(cell.name or f"given_{counts['given']}", locked=True)
     if marks:
         metadata["nbgrader"] = marks
-    base = marks["grade_id"] if marks else hashlib.sha256(source.encode()).hexdigest()[:8]
+    base = marks["grade_id"] if marks else _short_hash(source)
     identifier, copies = base, 1
     while identifier in used:
         copies += 1
@@ -291,7 +291,7 @@ def _synchronise(fresh: Path, place: Path, root: Path, report: Report, check: bo
             report.removed.append(old.relative_to(root))
             report.summaries[old.relative_to(root)] = "no source makes it"
             if not check:
-                _keep_work(old, old.read_bytes(), report)
+                _keep_work(old, old.read_bytes(), root, report)
                 old.unlink()
                 with contextlib.suppress(OSError):
                     old.parent.rmdir()
@@ -304,29 +304,47 @@ def _replace(old: Path, new: bytes, root: Path, report: Report, check: bool) -> 
     report.written.append(old.relative_to(root))
     report.summaries[old.relative_to(root)] = _difference(before, new)
     if not check:
-        _keep_work(old, before, report)
+        _keep_work(old, before, root, report)
         old.parent.mkdir(parents=True, exist_ok=True)
         old.write_bytes(new)
 
 
-def _keep_work(path: Path, content: bytes, report: Report) -> None:
-    """Keep a copy of a notebook that somebody has worked in before it is replaced or removed."""
-    if path.suffix != ".ipynb" or path.parents[1].name != "release" or not content:
+def _keep_work(path: Path, content: bytes, root: Path, report: Report) -> None:
+    """Keep a copy of what somebody has made or worked on in release/ before it is replaced or removed."""
+    release = root / "release"
+    if not content or not path.is_relative_to(release) or (path.suffix == ".ipynb" and _untouched(content)):
         return
-    try:
-        cells = json.loads(content)["cells"]
-        untouched = all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
-        solutions = [cell for cell in cells if cell["metadata"].get("nbgrader", {}).get("solution")]
-        untouched = untouched and all("NotImplementedError" in "".join(cell["source"]) for cell in solutions)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        untouched = False
-    if untouched:
-        return
-    kept = path.with_name(f"{path.stem}.kept-{hashlib.sha256(content).hexdigest()[:8]}.ipynb")
-    kept = path.parents[2] / "work" / "kept" / path.parent.name / kept.name
+    name = f"{path.stem}.kept-{hashlib.sha256(content).hexdigest()[:8]}{path.suffix}"
+    kept = root / "work" / "kept" / path.relative_to(release).with_name(name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(content)
     report.kept.append(kept)
+
+
+def _untouched(content: bytes) -> bool:
+    """Whether a notebook is as some build made it: nbgrader's checksums, and ids that are hashes, still fit."""
+    from nbformat import from_dict
+    from nbgrader.utils import compute_checksum
+
+    try:
+        for cell in json.loads(content)["cells"]:
+            cell["source"] = "".join(cell["source"])
+            if cell.get("outputs") or cell.get("execution_count") is not None:
+                return False
+            marks = cell["metadata"].get("nbgrader")
+            if marks:
+                fits = marks["checksum"] == compute_checksum(from_dict(cell))
+            else:
+                fits = cell["id"].partition("-")[0] == _short_hash(cell["source"])
+            if not fits:
+                return False
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _difference(before: bytes, after: bytes) -> str:

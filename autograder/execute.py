@@ -6,6 +6,7 @@ Never imports nbgrader or the gradebook: what runs here is somebody else's code.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from typing import Any
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.ultratb import AutoFormattedTB
 
 from coursekit import diagnose
 from coursekit.check import CheckFailed
@@ -181,6 +183,15 @@ def _shortened(trace: TracebackType | None) -> TracebackType | None:
     for frame in reversed(frames):
         trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
     return trace
+
+
+def warm_up() -> None:
+    """Draw one traceback, so that no child has to compile what drawing takes. Costs nothing but time if it fails."""
+    with contextlib.suppress(Exception):
+        try:
+            raise LookupError
+        except LookupError:
+            AutoFormattedTB(mode="Context", theme_name="linux").structured_traceback(*sys.exc_info())
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

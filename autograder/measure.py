@@ -36,7 +36,13 @@ def notebooks(root: Path, *, demonstrations: bool = True) -> list[dict[str, Any]
 
 
 def run(
-    root: Path, chapters: list[str], parameters: list[str], console: Console, *, demonstrations: bool = False
+    root: Path,
+    chapters: list[str],
+    parameters: list[str],
+    console: Console,
+    *,
+    demonstrations: bool = False,
+    folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Run the notebooks of the named chapters (all where none is named).
 
@@ -46,10 +52,11 @@ def run(
         parameters: ``name=value`` each; a value is read as a Python literal, else taken as text.
         console: where progress is shown.
         demonstrations: whether to run demonstration notebooks too.
+        folder: where the results go; results/ where it is left out.
 
     Returns:
-        For each notebook: notebook, claim, passed, figures, seconds, machine; also written to results/NAME.json, with
-        the executed notebook beside it.
+        For each notebook: notebook, claim, passed, figures, seconds, machine; also written to NAME.json in the folder,
+        with the executed notebook beside it.
 
     Raises:
         MilestoneError: with what to do.
@@ -62,8 +69,8 @@ def run(
         raise MilestoneError(
             f"no such chapter among {', '.join(chapters) or '(none)'}; there are milestones for {there or 'none yet'}"
         )
-    folder = root / "results"
-    folder.mkdir(exist_ok=True)
+    folder = folder or root / "results"
+    folder.mkdir(parents=True, exist_ok=True)
     results = []
     for item in chosen:
         with console.status(f"{item['title']} (about {item['minutes']} min)"):
@@ -76,11 +83,15 @@ def _run_one(root: Path, folder: Path, path: Path, values: dict[str, Any]) -> di
     import papermill
 
     name = path.stem
+    # From work/, `carry` finds the learner's own notebooks.
+    start_in = root / "work" if (root / "work").is_dir() else root
     source, executed, target = (folder / f"{name}{ending}" for ending in (".source.ipynb", ".ipynb", ".json"))
     target.unlink(missing_ok=True)
     start = time.perf_counter()
     try:
-        jupytext.write(jupytext.read(path, fmt="py:percent"), source, fmt="ipynb")
+        notebook = jupytext.read(path, fmt="py:percent")
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        jupytext.write(notebook, source, fmt="ipynb")
         known = papermill.inspect_notebook(str(source))
         if unknown := set(values) - set(known):
             raise MilestoneError(f"{name} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known)}")
@@ -89,7 +100,7 @@ def _run_one(root: Path, folder: Path, path: Path, values: dict[str, Any]) -> di
             str(executed),
             values | {"result_path": str(target)},
             kernel_name="python3",
-            cwd=str(root),
+            cwd=str(start_in),
             progress_bar=False,
         )
     except papermill.PapermillExecutionError as error:
