@@ -18,6 +18,8 @@ c.CourseDirectory.release_directory = "release"
 c.CourseDirectory.submitted_directory = "grading/submitted"
 c.CourseDirectory.autograded_directory = "grading/autograded"
 c.CourseDirectory.feedback_directory = "grading/feedback"
+# SQLite makes its file, but not the folder for it.
+(root / "grading").mkdir(exist_ok=True)
 c.CourseDirectory.db_url = f"sqlite:///{root}/grading/gradebook.db"
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", ".DS_Store"]
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError  # your code here"}

@@ -135,6 +135,9 @@ def grade(
             )
     except (classroom.NothingToGrade, LabError) as problem:
         _fail(str(problem))
+    except ModuleNotFoundError as missing:
+        # SQLAlchemy imports the driver that the URL asks for.
+        _fail(f"the gradebook at {db} needs the Python package {missing.name}; install it into .venv and try again")
     if as_json:
         _print_json([{"learner": result.student} | result.verdict.to_json() for result in results])
     else:

@@ -17,8 +17,9 @@ GREY = "#8a8f98"
 GRID = "rgba(138, 143, 152, 0.25)"
 #: Colours for series, told apart by most colour-blind readers and on both backgrounds (after Okabe and Ito, 2008).
 COLOURS = ["#3b8bd4", "#e0823d", "#2fa37c", "#c65fa5", "#c9a227", "#6f7ff0"]
-#: Colour scale for attention weights, from 0 (the page) to 1.
-WEIGHTS = [[0.0, "rgba(59, 139, 212, 0.04)"], [0.5, "rgba(59, 139, 212, 0.6)"], [1.0, "rgb(24, 84, 150)"]]
+#: Colour scale for attention weights, from 0 (the page) to 1. It ends in another hue, because a dark blue that stands
+#: out on a light page sinks into a dark one.
+WEIGHTS = [[0.0, "rgba(59, 139, 212, 0.04)"], [0.6, "rgba(59, 139, 212, 0.85)"], [1.0, "rgb(224, 130, 61)"]]
 
 
 class _BookRenderer(MimetypeRenderer):
@@ -43,6 +44,8 @@ def _set_up() -> None:
         margin={"l": 60, "r": 20, "t": 50, "b": 55},
         xaxis=axis,
         yaxis=axis,
+        sliderdefaults={"bgcolor": GRID, "bordercolor": GRID, "tickcolor": GREY, "activebgcolor": COLOURS[0]},
+        updatemenudefaults={"bgcolor": "rgba(0,0,0,0)", "bordercolor": GREY},
     )
     pio.templates["course"] = go.layout.Template(layout=layout)
     pio.templates.default = "plotly+course"
