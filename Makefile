@@ -26,7 +26,7 @@ $(READY): requirements.in requirements.txt pyproject.toml
 	@echo "Installing torch (1 of 3)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt)
 	@echo "Installing the pinned set (2 of 3), a few minutes on a fresh machine"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt | grep --line-buffered -E '^(Collecting|Installing|ERROR)' | sed -u 's/ (from.*//'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt | grep --line-buffered -E '^(Collecting|Installing|ERROR)' | sed -u -e 's/ (from.*//' -e 's/^\(Installing collected packages\).*/\1/'
 	@$(BIN)/python -c 'import jupyterlab, nbgrader, torch' || { echo "The installation did not finish; see the messages above and run make learn again."; exit 1; }
 	@echo "Installing the course (3 of 3)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -150,31 +151,47 @@ class Zygote:
 
 
 def _ask_once(request: bytes, timeout: float) -> bytes:
-    pipe = subprocess.PIPE
     process = subprocess.Popen(
         [sys.executable, "-m", "autograder.zygote"],
-        stdin=pipe,
-        stdout=pipe,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         env=_environment(),
     )
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        _end_group(process)
+
+    # Beside the notebook there are the imports.
+    alarm = threading.Timer(timeout + START_SECONDS, end)
+    alarm.start()
     try:
-        # Beside the notebook there are the imports.
-        return process.communicate(request, timeout + START_SECONDS)[0]
-    except subprocess.TimeoutExpired:
-        raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
+        process.stdin.write(request)
+        process.stdin.close()
+        # One line and not all there is: what the notebook has started may hold the pipe open.
+        reply = process.stdout.readline()
+    except OSError:
+        reply = b""
     finally:
-        _end_group(process.pid)
-        process.kill()
-        process.wait()
+        alarm.cancel()
+        _end_group(process)
+        process.stdout.close()
+    if late.is_set():
+        raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s")
+    return reply
 
 
-def _end_group(leader: int) -> None:
+def _end_group(child: int | subprocess.Popen) -> None:
     """End a child, and whatever the notebook in it has started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, signal.SIGKILL)
+            os.killpg(child if isinstance(child, int) else child.pid, signal.SIGKILL)
+    if isinstance(child, subprocess.Popen):
+        child.kill()
+        child.wait()
 
 
 def _environment() -> dict[str, str]:
