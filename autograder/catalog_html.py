@@ -142,7 +142,7 @@ def _tick(key: str, text: str, enabled: bool = True) -> str:
     return f'<li><label><input type="checkbox" data-key="{escape(key)}"{off}> <span>{text}</span></label></li>'
 
 
-def _lab_link(lab: cp.LabLike) -> str:
+def _lab_link(lab: cp.Lab) -> str:
     return f'<a href="{cp.lab_page(lab)}">{escape(cp.lab_number(lab.id))}</a>'
 
 

@@ -14,34 +14,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from autograder import paths
 from autograder.chapters import CHAPTERS, WAYS, Chapter, Way
+from autograder.labs import Lab, catalog
 
 WORDS_PER_MINUTE = 180
-
-
-class LabLike(Protocol):
-    """What these pages need of a lab."""
-
-    id: str
-    title: str
-    minutes: int
-    difficulty: int
-    hardware: str
-    needs: list[str]
-    builds: list[str]
-
-    @property
-    def chapter(self) -> str:
-        """The folder of its chapter."""
-
-    @property
-    def stem(self) -> str:
-        """The name of its file without the ending."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +42,7 @@ class Status:
     """How much of a chapter is written."""
 
     chapter: Chapter
-    labs: tuple[Any, ...]
+    labs: tuple[Lab, ...]
     pages: tuple[Page, ...]
 
     @property
@@ -114,10 +95,8 @@ class DoubleOwnerError(Exception):
     """Two pages claim the same concept."""
 
 
-def labs(root: Path | None = None) -> list[Any]:
+def labs(root: Path | None = None) -> list[Lab]:
     """Every lab of the tree, in order."""
-    from autograder.labs import catalog
-
     return list(catalog(root or paths.root()))
 
 
@@ -134,7 +113,7 @@ def pages(root: Path | None = None) -> list[Page]:
     return [_page(path) for path in sorted(book.glob("*/*.md")) if _key(path.parent.name)]
 
 
-def statuses(found_labs: Sequence[LabLike], found_pages: Sequence[Page]) -> list[Status]:
+def statuses(found_labs: Sequence[Lab], found_pages: Sequence[Page]) -> list[Status]:
     """Each chapter of the plan with what is written of it."""
     return [
         Status(
@@ -167,12 +146,12 @@ def concepts(found_pages: Iterable[Page]) -> list[Concept]:
     return [owners[key] for key in sorted(owners)]
 
 
-def notebook_path(lab: LabLike) -> str:
+def notebook_path(lab: Lab) -> str:
     """A lab's notebook as learners get it, as seen from the root of the tree."""
     return f"release/{lab.chapter}/{lab.stem}.ipynb"
 
 
-def lab_page(lab: LabLike) -> str:
+def lab_page(lab: Lab) -> str:
     """A lab's page as seen from a page directly in `book/`."""
     return f"../release/{lab.chapter}/{lab.stem}.html"
 

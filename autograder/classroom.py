@@ -34,7 +34,11 @@ from autograder.verdict import Verdict, judge, nothing
 from autograder.warm import Zygote
 
 
-class NothingToGrade(Exception):
+class CannotGrade(Exception):
+    """The chapter cannot be graded; the message says why and what to do."""
+
+
+class NothingToGrade(CannotGrade):
     """There is no such chapter, or nobody has submitted anything for it."""
 
 
@@ -60,6 +64,13 @@ class _SaveScores(SaveAutoGrades):
         for index, cell in enumerate(nb.cells):
             self.preprocess_cell(cell, resources, index)
         return nb, resources
+
+    def _add_comment(self, cell: Any, resources: dict) -> None:
+        """nbgrader says "No response." of an answer that is as it was released, which it knows by a checksum."""
+        name = cell.metadata["nbgrader"]["grade_id"]
+        released = self.gradebook.find_source_cell(name, self.notebook_id, self.assignment_id)
+        cell.metadata["nbgrader"]["checksum"] = released.checksum
+        super()._add_comment(cell, resources)
 
     def _add_score(self, cell: Any, resources: dict) -> None:
         name = cell.metadata["nbgrader"]["grade_id"]
@@ -101,6 +112,7 @@ def grade(
 
     Raises:
         NothingToGrade: if the chapter is unknown or has no submissions.
+        CannotGrade: if its labs have other test cells than those that the gradebook holds marks for.
     """
     # nbgrader 0.9 touches half-made rows under SQLAlchemy 2.1; harmless, and nothing a reader can act on.
     warnings.filterwarnings("ignore", category=SAWarning)
@@ -173,7 +185,14 @@ def _ensure_assignment(chapter: str, config: Config) -> None:
         quiet.CourseDirectory.release_directory = scratch
         result = quiet_api(quiet).generate_assignment(chapter, force=True)
     if not result["success"]:
-        raise RuntimeError(f"nbgrader could not register {chapter}:\n{result['log']}")
+        why = result["log"] if "log" in result else result["error"]
+        if "Cannot add or remove cells" in why:
+            raise CannotGrade(
+                f"the exercises or test cells of {chapter} have changed since it was first graded, and nbgrader cannot "
+                "move marks from the old ones to the new: grade with the source as it was, with another gradebook "
+                f"(--db), or give up the old marks with `nbgrader db assignment remove {chapter} --force`"
+            )
+        raise RuntimeError(f"nbgrader could not register {chapter}:\n{why}")
 
 
 def _record(root: Path, config: Config, gradebook: Gradebook, student: str, index: dict, verdict: Verdict) -> None:
@@ -193,8 +212,10 @@ def _record(root: Path, config: Config, gradebook: Gradebook, student: str, inde
     partial = target / f"{stem}.ipynb.part"
     nbformat.write(notebook, partial)
     partial.replace(target / f"{stem}.ipynb")
-    if (folder / "timestamp.txt").is_file():
-        shutil.copy(folder / "timestamp.txt", target)
+    # What `nbgrader release_feedback` needs to know the submission again.
+    for name in ("timestamp.txt", "submission_secret.txt"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
 
 
 def _timestamp(path: Path, verdict: Verdict) -> Any:
@@ -208,7 +229,11 @@ def _timestamp(path: Path, verdict: Verdict) -> Any:
 def _notebook(index: dict, verdict: Verdict) -> Any:
     """The autograded notebook: the lab's structure, the learner's code, the outputs of this run."""
     cells = []
-    for cell in verdict.cells or [cell | {"outputs": []} for cell in index["cells"]]:
+    # Where nothing could be read the answers stay empty: those of the index are the solutions.
+    unread = [
+        cell | {"outputs": []} | ({"source": ""} if cell["kind"] == "exercise" else {}) for cell in index["cells"]
+    ]
+    for cell in verdict.cells or unread:
         make = nbformat.v4.new_markdown_cell if cell["kind"] == "markdown" else nbformat.v4.new_code_cell
         made = make(cell["source"], id=cell["id"], metadata=_metadata(cell))
         if made.cell_type == "code":
@@ -237,10 +262,11 @@ class _Feedback(GenerateFeedback):
         super().__init__(**kwargs)
 
     def init_notebooks(self) -> None:
-        super().init_notebooks()
-        self.assignments = {
-            place: found for place, found in self.assignments.items() if Path(place).parent.name in self.students
-        }
+        """Without nbgrader's glob patterns, to which a learner's name may mean something else."""
+        chapter, step = self.coursedir.assignment_id, self.coursedir.autograded_directory
+        places = [Path(self.coursedir.format_path(step, student, chapter)) for student in self.students]
+        found = {str(place): sorted(str(path) for path in place.glob("*.ipynb")) for place in places}
+        self.assignments = {place: notebooks for place, notebooks in found.items() if notebooks}
 
     def set_permissions(self, assignment_id: str, student_id: str) -> None:
         """The last step of each learner's pages."""

@@ -133,7 +133,7 @@ def grade(
             results, table = classroom.grade(
                 _root(), chapter, db_url=db, jobs=jobs, feedback=feedback, progress=advance
             )
-    except (classroom.NothingToGrade, LabError) as problem:
+    except (classroom.CannotGrade, LabError) as problem:
         _fail(str(problem))
     except ModuleNotFoundError as missing:
         # SQLAlchemy imports the driver that the URL asks for.

@@ -50,7 +50,9 @@ def open_lab(root: Path, lab_id: str, out: Console) -> int:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(_WAITING, encoding="utf-8")
     log = (root / "_build" / "book.log").open("wb")
-    book = subprocess.Popen([sys.executable, "-m", "autograder.cli", "book"], cwd=root, stdout=log, stderr=log)
+    # The lab comes first: the book is built with what it leaves of the processor.
+    nice = ["nice", "-n", "15"] if shutil.which("nice") else []
+    book = subprocess.Popen([*nice, sys.executable, "-m", "autograder.cli", "book"], cwd=root, stdout=log, stderr=log)
     where = f"work/{lab.chapter}/{lab.stem}.ipynb"
     out.print(f"\n[bold]The lab[/bold]   {base}/lab/tree/{where}?token={token}", highlight=False, soft_wrap=True)
     out.print(f"[bold]The book[/bold]  {base}/static/index.html", highlight=False, soft_wrap=True)

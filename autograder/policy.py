@@ -30,11 +30,7 @@ def forbidden_calls(source: str, forbid: list[str], aliases: dict[str, str] | No
     found = set()
     for node in ast.walk(tree):
         for dotted in _names_used(node, known):
-            found |= {
-                (node.lineno, name)
-                for name, rule in rules.items()
-                if _matches(dotted, rule, isinstance(node, ast.Name))
-            }
+            found |= {(node.lineno, name) for name, rule in rules.items() if _matches(dotted, rule)}
     return sorted(found)
 
 
@@ -87,11 +83,11 @@ def _resolve(name: str, aliases: dict[str, str]) -> str:
     return f"{aliases.get(head, head)}{dot}{rest}" if dot else name
 
 
-def _matches(used: str, rule: str, plain_name: bool) -> bool:
+def _matches(used: str, rule: str) -> bool:
     if rule.endswith(".*"):
         return used.startswith(rule[:-1])
     if used.endswith(".*"):  # `from module import *` brings in whatever the rule names there
         return rule.startswith(used[:-1])
     if "." in rule:
         return used == rule
-    return used.rpartition(".")[2] == rule and ("." in used or plain_name)
+    return used.rpartition(".")[2] == rule

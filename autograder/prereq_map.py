@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from autograder.catalog_pages import LabLike, lab_number, lab_page
+from autograder.catalog_pages import lab_number, lab_page
+from autograder.labs import Lab
 
 BOX_WIDTH, BOX_HEIGHT = 140, 72
 GAP_X, GAP_Y = 16, 34
@@ -24,12 +25,12 @@ WIDTH = PER_ROW * BOX_WIDTH + (PER_ROW - 1) * GAP_X + 20
 class Box:
     """A lab and the left upper corner of its box."""
 
-    lab: LabLike
+    lab: Lab
     x: int
     y: int
 
 
-def ancestors(labs: Sequence[LabLike]) -> dict[str, set[str]]:
+def ancestors(labs: Sequence[Lab]) -> dict[str, set[str]]:
     """For each lab all labs that it rests on, near or far.
 
     Raises:
@@ -53,7 +54,7 @@ def ancestors(labs: Sequence[LabLike]) -> dict[str, set[str]]:
     return done
 
 
-def direct_edges(labs: Sequence[LabLike]) -> list[tuple[str, str]]:
+def direct_edges(labs: Sequence[Lab]) -> list[tuple[str, str]]:
     """(needed lab, lab) for each need that no other need implies and whose lab is there."""
     above, known = ancestors(labs), {lab.id for lab in labs}
     return [
@@ -64,7 +65,7 @@ def direct_edges(labs: Sequence[LabLike]) -> list[tuple[str, str]]:
     ]
 
 
-def layout(labs: Sequence[LabLike]) -> tuple[list[Box], list[tuple[str, int]], int]:
+def layout(labs: Sequence[Lab]) -> tuple[list[Box], list[tuple[str, int]], int]:
     """Boxes, chapter headings as (chapter folder, y), and the height of it all."""
     boxes: list[Box] = []
     headings: list[tuple[str, int]] = []
@@ -82,7 +83,7 @@ def layout(labs: Sequence[LabLike]) -> tuple[list[Box], list[tuple[str, int]], i
     return boxes, headings, y + BOX_HEIGHT + 40
 
 
-def svg(labs: Sequence[LabLike], chapter_name: Callable[[str], str] = str) -> str:
+def svg(labs: Sequence[Lab], chapter_name: Callable[[str], str] = str) -> str:
     """The map. `chapter_name` turns a chapter's folder into its heading."""
     boxes, headings, height = layout(labs)
     place = {box.lab.id: box for box in boxes}

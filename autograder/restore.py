@@ -120,7 +120,7 @@ def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
         _place(cell, answers, result)
         result.cells.extend(_extra(extra) for extra in extras.get(cell["id"], []))
     result.cells[:0] = [_extra(extra) for extra in extras.get(None, [])]
-    for number, cell in enumerate(cell for cell in result.cells if cell["kind"] == "extra"):
+    for number, cell in enumerate(cell for cell in result.cells if cell["id"] == "extra"):
         cell["id"] = f"extra-{number + 1}"
     for identifier, cell in template.items():
         if cell["kind"] not in ("exercise", "test", "given"):

@@ -47,7 +47,8 @@ class Verdict:
         status: graded, or why it could not be: a status of `restore.BadNotebook` or `warm.RunFailed`.
         exercises: one result each, in order.
         flags: what was odd about the notebook as a whole.
-        cells: the restored cells with their outputs and errors, for the autograded notebook; empty when nothing ran.
+        cells: the restored cells with their outputs and errors, for the autograded notebook; empty when nothing could
+            be read.
         seconds, peak_mebibytes, connections: what the run took, and addresses it tried to reach (with ``measure``).
     """
 
@@ -117,7 +118,9 @@ def judge(
         try:
             ran = zygote.call("run", job | {"measure": measure, "root": str(root or paths.root())}, NOTEBOOK_SECONDS)
         except RunFailed as failure:
-            return nothing(index, failure.status, str(failure).partition("\n")[0], flags)
+            failed = nothing(index, failure.status, str(failure).partition("\n")[0], flags)
+            failed.cells = [cell | {"outputs": [], "error": None} for cell in restored.cells]
+            return failed
     reports = {report["id"]: report for report in ran["cells"]}
     for cell in restored.cells:
         report = reports.get(cell["id"])
