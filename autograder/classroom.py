@@ -24,7 +24,8 @@ from nbgrader.converters import GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import SaveAutoGrades
 from nbgrader.utils import capture_log, parse_utc
-from sqlalchemy.exc import SAWarning
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
 from autograder.build import build, index_of
@@ -84,7 +85,12 @@ def configuration(root: Path, db_url: str | None = None) -> Config:
     loaded = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
     config = Config(loaded)
     if db_url:
-        config.CourseDirectory.db_url = db_url
+        try:
+            config.CourseDirectory.db_url = str(make_url(db_url).render_as_string(hide_password=False))
+        except ArgumentError:
+            raise CannotGrade(
+                f"{db_url!r} is no address of a gradebook; one is sqlite:///FILE or postgresql://USER@HOST/NAME"
+            ) from None
     return config
 
 
@@ -185,14 +191,13 @@ def _ensure_assignment(chapter: str, config: Config) -> None:
         quiet.CourseDirectory.release_directory = scratch
         result = quiet_api(quiet).generate_assignment(chapter, force=True)
     if not result["success"]:
-        why = result["log"] if "log" in result else result["error"]
-        if "Cannot add or remove cells" in why:
+        if "Cannot add or remove cells" in result.get("log", ""):
             raise CannotGrade(
                 f"the exercises or test cells of {chapter} have changed since it was first graded, and nbgrader cannot "
                 "move marks from the old ones to the new: grade with the source as it was, with another gradebook "
                 f"(--db), or give up the old marks with `nbgrader db assignment remove {chapter} --force`"
             )
-        raise RuntimeError(f"nbgrader could not register {chapter}:\n{why}")
+        raise RuntimeError(f"nbgrader could not register {chapter}: {result['error'].strip().splitlines()[-1]}")
 
 
 def _record(root: Path, config: Config, gradebook: Gradebook, student: str, index: dict, verdict: Verdict) -> None:

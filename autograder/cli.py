@@ -7,19 +7,41 @@ input, 3 something broke.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from autograder import paths
 
-app = typer.Typer(
-    help="Attention to Silicon: learn, check, build and grade the course.", no_args_is_help=True, add_completion=False
-)
 out = Console()
 err = Console(stderr=True)
+
+
+class _Commands(TyperGroup):
+    """What nobody has foreseen ends with code 3 and one line; its traceback is shown where COURSE_DEBUG is set."""
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except Exception as error:
+            # Wrong usage and the ends of commands are exceptions too, and carry their own codes.
+            if isinstance(error, typer.Abort) or hasattr(error, "exit_code") or os.environ.get("COURSE_DEBUG"):
+                raise
+            message = f"something broke: {type(error).__name__}: {error} (COURSE_DEBUG=1 shows where)"
+            err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(3) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Attention to Silicon: learn, check, build and grade the course.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.callback()
@@ -33,7 +55,7 @@ LabId = Annotated[str, typer.Argument(help="A lab's id, such as ch01/lab03.")]
 
 def _fail(what: str, code: int = 2) -> None:
     """End with a clear message on standard error."""
-    err.print(f"[red]{what}[/red]", highlight=False, soft_wrap=True)
+    err.print(what, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -55,11 +77,14 @@ def learn(
 ) -> None:
     """Open the course at its first lab, with the book one click away."""
     from autograder import learning
+    from autograder.labs import LabError
 
     root = _root()
-    if headless:
-        raise typer.Exit(0 if learning.prove(root, lab, out) else 1)
-    raise typer.Exit(learning.open_lab(root, lab, out))
+    try:
+        code = (0 if learning.prove(root, lab, out) else 1) if headless else learning.open_lab(root, lab, out)
+    except (LookupError, LabError) as problem:
+        _fail(str(problem.args[0]))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -229,8 +254,12 @@ def doctor(as_json: Json = False) -> None:
 def progress(as_json: Json = False) -> None:
     """Show how far you have come: your last check of each lab, and the milestones."""
     from autograder import checking, report
+    from autograder.labs import LabError
 
-    rows = checking.progress(_root())
+    try:
+        rows = checking.progress(_root())
+    except LabError as problem:
+        _fail(str(problem))
     if as_json:
         _print_json(rows)
     else:

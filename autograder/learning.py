@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from autograder import labs
@@ -31,13 +32,14 @@ _WAITING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" co
 
 
 def open_lab(root: Path, lab_id: str, out: Console) -> int:
-    """Build what is missing, start JupyterLab at a lab, and build the book in the background. Returns an exit code."""
-    try:
-        lab = labs.find(lab_id, root)
-        report = build(root)
-    except (LookupError, labs.LabError) as problem:
-        out.print(f"[red]{problem.args[0] if isinstance(problem, LookupError) else problem}[/red]", highlight=False)
-        return 2
+    """Build what is missing, start JupyterLab at a lab, and build the book in the background. Returns an exit code.
+
+    Raises:
+        LookupError: if there is no such lab.
+        labs.LabError: if a source is malformed.
+    """
+    lab = labs.find(lab_id, root)
+    report = build(root)
     for path in report.kept:
         out.print(f"kept a copy of your work: {path}")
     copied = hand_out(root)
@@ -134,7 +136,7 @@ def prove(root: Path, lab_id: str, out: Console) -> bool:
     for heading in ("step", "result", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for name, done, said, seconds in steps:
-        table.add_row(name, f"[{'green' if done else 'red'}]{said}[/]", f"{seconds:.1f}")
+        table.add_row(name, f"[{'green' if done else 'red'}]{escape(said)}[/]", f"{seconds:.1f}")
     out.print(table)
     return all(done for _, done, _, _ in steps)
 

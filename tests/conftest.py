@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +42,57 @@ def built_course(tmp_path_factory):
     root = make_course(tmp_path_factory.mktemp("course"))
     build(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def nbgrader_class(built_course, tmp_path_factory):
+    """A term of the tiny course with stock nbgrader and two learners.
+
+    Ann has everything right and hands in over a local exchange. Ben lacks one check in the first exercise, has not begun
+    the second, and sends his file.
+    """
+    from tests import learners
+    from tests.nbgrader_shell import nbgrader
+
+    folder = tmp_path_factory.mktemp("nbgrader")
+    root, desk, exchange = folder / "course", folder / "desk", f"--Exchange.root={folder / 'exchange'}"
+    shutil.copytree(built_course, root)
+    for place in (desk, folder / "exchange"):
+        place.mkdir()
+    (folder / "exchange").chmod(0o777)
+    course, chapter, file = ["--course", "attention-to-silicon", exchange], learners.CHAPTER, f"{learners.STEM}.ipynb"
+    right = learners.reference(root)
+    unchecked = {"ema": right["ema"].replace("not 0 <= beta < 1", "not beta < 1")}
+    sent = root / "grading" / "submitted" / "ben" / chapter / file
+    sent.parent.mkdir(parents=True)
+    for place, answers in ((desk / "solved.ipynb", right), (desk / "untouched.ipynb", {}), (sent, unchecked)):
+        place.write_text(json.dumps(learners.notebook(root, answers)), encoding="utf-8")
+    terms = [
+        (root, ["generate_assignment", chapter, "--force"], ["release_assignment", chapter, exchange]),
+        (
+            desk,
+            ["list", *course],
+            ["fetch_assignment", chapter, *course],
+            ["validate", f"{chapter}/{file}"],
+            ["type in", "solved.ipynb", f"{chapter}/{file}"],
+            ["submit", chapter, "--student=ann", *course],
+            ["validate", "solved.ipynb"],
+        ),
+        (
+            root,
+            ["collect", chapter, exchange],
+            ["autograde", chapter],
+            ["generate_feedback", chapter],
+            ["release_feedback", chapter, "--student=ann", exchange],
+            ["export"],
+        ),
+        (desk, ["fetch_feedback", chapter, "--student=ann", *course]),
+    ]
+    said = []
+    for place, *commands in terms:
+        outputs = nbgrader(place, folder / f"home of {place.name}", *commands)
+        said += [(command[0], output) for command, output in zip(commands, outputs, strict=True)]
+    return SimpleNamespace(root=root, desk=desk, said=said)
 
 
 def make_course(root: Path) -> Path:

@@ -53,3 +53,9 @@ def is_answer(cell: dict[str, Any]) -> bool:
 
 def is_test(cell: dict[str, Any]) -> bool:
     return cell["metadata"].get("nbgrader", {}).get("grade", False)
+
+
+#: Pieces of the tiny lab's hidden tests, which no learner may be shown.
+HIDDEN = ["secret_marker", "lfilter(", "math.floor", "HIDDEN TESTS"]
+#: Pieces of its solutions.
+SOLVED = ["average / (1 - beta**t)", "while beta**steps", "BEGIN SOLUTION"]

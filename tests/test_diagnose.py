@@ -50,6 +50,7 @@ class Account:
     "the amount is not kept": ("self.balance += amount\\n        return self.balance", "return self.balance + amount"),
     "the start is forgotten": ("= start", "= 0.0"),
     "the currency is in small letters": ("upper", "lower"),
+    "the smaller of two is taken": ("unit = max", "unit = min"),
 }
 """
 LAB = "ch91/lab01"
@@ -147,10 +148,13 @@ def test_mistakes_that_the_test_cannot_tell_apart_are_all_named_in_the_order_of_
     assert diagnose.name_mistakes(LAB, "mean", test, scope) == ["the gradient is cut off", "the axes are not checked"]
 
 
-def account(add="self.total = self.total + amount\n        return self.total", start="start", currency="text.upper()"):
+ADD = "self.total = self.total + amount\n        return self.total"
+
+
+def account(add=ADD, start="start", currency="text.upper()", unit="max"):
     return f"""
 class Account:
-    unit = max
+    unit = {unit}
 
     def __init__(self, start=0.0):
         self.total = {start}
@@ -173,6 +177,9 @@ class Account:
         (account(currency="text.casefold()"), ["the currency is in small letters"]),
         (account(currency="text[::-1]"), []),
         (account(add="return np.float32(4.5)"), []),
+        (account(add="return np.float32(self.total + amount)"), ["the amount is not kept"]),
+        (account(unit="min"), ["the smaller of two is taken"]),
+        (account(unit="sum"), []),
     ],
 )
 def test_classes_are_judged_by_what_their_methods_return(source, names):
@@ -254,8 +261,8 @@ CELLS = {
     "error without a name": MEAN_TEST,
     "raises as the table says": "def mean(x):\n    return [][x.ndim]\n",
     "error with a name": MEAN_TEST,
-    "exits later": "calls = []\ndef mean(x):\n    if calls: raise SystemExit\n    calls.append(1)\n    return x\n",
-    "exited": MEAN_TEST,
+    "stops later": "calls = [3]\ndef mean(x):\n    if not calls: raise KeyboardInterrupt\n    calls.pop()\n    return x\n",
+    "stopped": MEAN_TEST,
     "unwritten": "def mean(x):\n    raise NotImplementedError  # your code here\n",
     "not implemented": MEAN_TEST,
     "right": "def mean(x):\n    if x.ndim > 1: raise ValueError('axes')\n    return x.mean()\n",
@@ -299,7 +306,7 @@ def test_a_failed_check_is_a_short_block_with_its_cause(shown):
     assert shown["named again"] == shown["named"], "also when the learner has a variable called In"
 
 
-@pytest.mark.parametrize("name", ["unnamed", "exited"])
+@pytest.mark.parametrize("name", ["unnamed", "stopped"])
 def test_a_failed_check_without_a_known_cause_is_the_block_alone(shown, name):
     assert shown[name].startswith("Not yet: mean\nWhat:")
     assert "Cause" not in shown[name]

@@ -78,6 +78,7 @@ def test_each_kind_of_change(expression, mutated):
         "f'{a + b}'",
         "from x import y",
         "max(a, b)",
+        "raise ValueError(f(a, b), a + 3)",
     ],
 )
 def test_what_no_test_should_depend_on_is_left_alone(source):

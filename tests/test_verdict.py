@@ -14,8 +14,6 @@ from coursekit.reference import apply_edits
 from tests import learners
 
 MAX = {"ema": 4.0, "steps_to": 1.0}
-#: Pieces of the tiny lab that no learner may be shown.
-SECRETS = ["secret_marker", "lfilter(", "math.floor", "HIDDEN TESTS", "average / (1 - beta**t)", "while beta**steps"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def grade(lab_index, built_course, zygote, tmp_path):
         path.write_bytes(content)
         result = judge(lab_index, path, zygote, root=built_course, **options)
         published = json.dumps(result.to_json())
-        assert [secret for secret in SECRETS if secret in published] == []
+        assert [secret for secret in learners.HIDDEN + learners.SOLVED if secret in published] == []
         assert "Traceback" not in published
         return result
 

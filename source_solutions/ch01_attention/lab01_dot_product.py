@@ -33,9 +33,9 @@
 #
 # | key | value | $q \cdot k$ | $s = q \cdot k / \sqrt{4}$ | $e^s$ | share |
 # |---|---|---|---|---|---|
-# | (1, 0, 0, 1) | 10 | 4 | 2 | 7.39 | 0.665 |
-# | (0, 1, 1, 0) | 50 | 0 | 0 | 1.00 | 0.090 |
-# | (1, 1, 0, 0) | 30 | 2 | 1 | 2.72 | 0.245 |
+# | $(1,0,0,1)$ | 10 | 4 | 2 | 7.39 | 0.665 |
+# | $(0,1,1,0)$ | 50 | 0 | 0 | 1.00 | 0.090 |
+# | $(1,1,0,0)$ | 30 | 2 | 1 | 2.72 | 0.245 |
 #
 # The answer is $0.665 \cdot 10 + 0.090 \cdot 50 + 0.245 \cdot 30 \approx 18.5$. No entry was refused, and none was simply taken.
 # Move the query towards the second key and the answer drifts towards 50. With all queries, keys and values as rows of
@@ -197,9 +197,15 @@ def attention_scores(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 from coursekit import check
 import torch
 
-q = torch.tensor([[2.0, 0.0, 0.0, 2.0]])
+q = torch.tensor([[2.0, 0.0, 0.0, 2.0], [4.0, 0.0, 0.0, 4.0]])
 k = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-check.close(attention_scores(q, k), torch.tensor([[2.0, 0.0, 1.0]]), "the scores of the three keys in the table above")
+scores = torch.tensor([[2.0, 0.0, 1.0], [4.0, 0.0, 2.0]])
+check.close(attention_scores(q, k), scores, "the three keys of the table, for its query and for one twice as long")
+check.close(
+    attention_scores(torch.stack([q, -q]), torch.stack([k, 2 * k])),
+    torch.stack([scores, -2 * scores]),
+    "a batch of two: the same again, and with the queries turned round and the keys twice as long",
+)
 for d_k in (16, 1024):
     noise = torch.Generator().manual_seed(d_k)
     spread = attention_scores(torch.randn(50, d_k, generator=noise), torch.randn(60, d_k, generator=noise)).std().item()
@@ -244,9 +250,25 @@ check.gradients(attention_scores, oracle, [q, k], "gradients reach the queries a
     "the scores are divided by d_k itself, not by its square root": ("math.sqrt(d_k)", "d_k"),
     "the scores are multiplied by the square root of d_k": ("/ math.sqrt(d_k)", "* math.sqrt(d_k)"),
     "the scores are divided by the square root of the number of keys": ("math.sqrt(d_k)", "math.sqrt(k.shape[-2])"),
+    "the scores are divided by the square root of the number of queries, not of the length of one": (
+        "d_k = q.shape[-1]",
+        "d_k = q.shape[-2]",
+    ),
+    "d_k is read from axis 1, counted from the front: that is the length of a query only where there is no batch": (
+        "d_k = q.shape[-1]",
+        "d_k = q.shape[1]",
+    ),
     "queries and keys have changed places, so that rows stand for keys": (
         "q @ k.transpose(-2, -1)",
         "k @ q.transpose(-2, -1)",
+    ),
+    "the keys are turned around with .T, which turns all axes around, the leading ones too": (
+        "k.transpose(-2, -1)",
+        "k.T",
+    ),
+    "the first two axes of the keys are swapped, which are the last two only where there is no batch": (
+        "k.transpose(-2, -1)",
+        "k.transpose(0, 1)",
     ),
     "the keys are reshaped to (d_k, T_k) where they should be transposed: the shape is right, the numbers are shuffled": (
         "k.transpose(-2, -1)",
@@ -271,8 +293,9 @@ def attention_scores(q, k):
 #
 # Turn scores into shares: $\mathrm{softmax}(x)_i = e^{x_i} / \sum_j e^{x_j}$. That formula has a trap, because $e^{x}$ leaves the
 # range of float32 before $x$ reaches 89. A correct one works for every score, and it also has an answer for a row in which
-# *every* score is $-\infty$: a query that may look at nothing gets shares of zero. Write it from `exp`, sums and maxima;
-# `torch.softmax` and `logsumexp` would do the work for you, and are not allowed.
+# *every* score is $-\infty$: a query that may look at nothing gets shares of zero. The values are the smaller half of that:
+# the gradients must stay free of NaN, too. Write it from `exp`, sums and maxima; `torch.softmax` and `logsumexp` would do the
+# work for you, and are not allowed.
 #
 # *Difficulty 2 of 5 · 15 minutes · 4 points*
 
@@ -315,8 +338,8 @@ check.close(
     "the shares in the table above",
 )
 check.close(
-    softmax(torch.tensor([[0.0, 2.0], [0.0, 0.0]]), dim=0),
-    torch.tensor([[0.5, 0.880797], [0.5, 0.119203]]),
+    softmax(torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 2.0]]), dim=0),
+    torch.tensor([[0.5, 0.880797, 0.268941], [0.5, 0.119203, 0.731059]]),
     "dim=0: each column sums to one",
 )
 large = torch.tensor([[10000.0, 9999.0], [-9999.0, -10000.0]])
@@ -393,21 +416,45 @@ check.gradients(softmax, lambda x: oracle(x, -1), [low], "gradients of -10,000 b
 
 # %% mistakes="softmax"
 {
-    "nothing is subtracted before the exponential, so that large scores overflow": (
+    "a slice of nothing but -inf ends in -inf - (-inf) or in 0 / 0, which are NaN": (
+        ".clamp(min=torch.finfo(x.dtype).min)",
+        "",
+    ),
+    "nothing is subtracted before the exponential, so that large scores overflow": [
+        ("torch.exp(x - largest)", "torch.exp(x)"),
+        (".clamp(min=1)", ""),
+    ],
+    "nothing is subtracted before the exponential: a guard on the sum hides what becomes 0, not what overflows": (
         "torch.exp(x - largest)",
         "torch.exp(x)",
     ),
+    "the largest entry of the whole tensor is subtracted, not the largest along dim, and rows far below it become 0 / 0": [
+        ("x.amax(dim=dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)", "x.amax()"),
+        (".clamp(min=1)", ""),
+    ],
     "the largest entry of the whole tensor is subtracted, not the largest along dim": (
         "x.amax(dim=dim, keepdim=True)",
         "x.amax()",
+    ),
+    "keepdim=True is missing, so that a slice meets the largest entry and the sum of another one": [
+        (", keepdim=True).clamp(min=torch.finfo(x.dtype).min)", ")"),
+        (", keepdim=True).clamp(min=1)", ")"),
+    ],
+    "the largest entry is found along dim, but the sum is taken along the last axis": (
+        "exponentials.sum(dim=dim",
+        "exponentials.sum(dim=-1",
     ),
     "the largest absolute value is subtracted, so that rows of very negative scores vanish": (
         "x.amax(",
         "x.abs().amax(",
     ),
-    "the mean is subtracted, which leaves exponents that can still overflow": (
-        "x.amax(dim=dim, keepdim=True)",
-        "x.mean(dim=dim, keepdim=True)",
+    "the mean is subtracted, which leaves exponents that can still overflow": [
+        ("x.amax(dim=dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)", "x.mean(dim=dim, keepdim=True)"),
+        (".clamp(min=1)", ""),
+    ],
+    "a small number is added to the sum, so that the shares add up to a little less than one": (
+        "exponentials.sum(dim=dim, keepdim=True).clamp(min=1)",
+        "(exponentials.sum(dim=dim, keepdim=True) + 1e-6)",
     ),
     "the exponentials are divided by the sum over the whole tensor, not along dim": (
         "exponentials.sum(dim=dim, keepdim=True)",
@@ -418,9 +465,16 @@ check.gradients(softmax, lambda x: oracle(x, -1), [low], "gradients of -10,000 b
         "exponentials / exponentials.sum(dim=dim, keepdim=True).clamp(min=1)",
         "exponentials",
     ),
-    "a slice of nothing but -inf ends in -inf - (-inf) or in 0 / 0, which are NaN": (
-        ".clamp(min=torch.finfo(x.dtype).min)",
-        "",
+    "only a tensor of nothing but -inf is put aside, not a single slice of it": [
+        (
+            "largest = x.amax(dim=dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)",
+            "if bool((x == -torch.inf).all()):\n        return torch.zeros_like(x)\n    largest = x.amax(dim=dim, keepdim=True)",
+        ),
+        (".clamp(min=1)", ""),
+    ],
+    "x is changed in place: the caller's scores are overwritten, and autograd refuses it": (
+        "torch.exp(x - largest)",
+        "torch.exp(x.sub_(largest))",
     ),
     "NaN is replaced by 0 at the end: the values are right, the gradients are still NaN": [
         (".clamp(min=torch.finfo(x.dtype).min)", ""),
@@ -458,9 +512,10 @@ def softmax(x, dim=-1):
 # %% [markdown]
 # ## Exercise 3 · `attention`
 #
-# Put the two together and take the weighted mean of the values. Return the weights too: they are the only part of a
-# transformer that you can read like a table, and every picture in this chapter is drawn from them. A mask says who may look
-# where. Build on your own two functions; `F.scaled_dot_product_attention` is what you will be compared with.
+# Put the two together and take the mean of the values, weighted by the shares; from here on the shares are called *weights*.
+# Return them too: they can be read like a table, and most pictures of this chapter are drawn from them. A mask says who may
+# look where. Build on your own two functions. PyTorch's `scaled_dot_product_attention` is what you are compared with, so it is
+# not allowed here.
 #
 # *Difficulty 3 of 5 · 15 minutes · 5 points*
 
@@ -480,7 +535,8 @@ def attention(
 
     Returns:
         ``(output, weights)`` of shapes (..., T_q, d_v) and (..., T_q, T_k), of q's dtype. Each row of the weights sums
-        to one; a query that may look at nothing has weights of zero and an output of zero. Gradients are never NaN.
+        to one; a query that may look at nothing has weights of zero and an output of zero. Gradients flow through both
+        results and are never NaN.
 
     Source: Vaswani et al., Attention Is All You Need, 2017, section 3.2.1.
     """
@@ -633,6 +689,24 @@ check.equal(weights[:, 3], torch.zeros(5), "a masked key with a score above 10,0
         "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
         "        weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)",
     ),
+    "the mask is applied after the softmax and the rest divided by its sum, which is 0 for a query that may look at nothing": (
+        '    if mask is not None:\n        scores = scores.masked_fill(~mask, float("-inf"))\n    weights = softmax(scores, dim=-1)',
+        "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
+        "        weights = weights / weights.sum(dim=-1, keepdim=True)",
+    ),
+    "the mask is multiplied by -inf: where that should leave a score alone, 0 times -inf makes it NaN": (
+        'scores.masked_fill(~mask, float("-inf"))',
+        'scores + ~mask * float("-inf")',
+    ),
+    "the mask is added to the scores, as ones and zeros": ('scores.masked_fill(~mask, float("-inf"))', "scores + mask"),
+    "the mask is used as an index, which does not broadcast: it must have the shape of the scores for that": (
+        'scores = scores.masked_fill(~mask, float("-inf"))',
+        'scores[~mask] = float("-inf")',
+    ),
+    "Python is asked whether the mask is true, which a tensor cannot answer; `mask is not None` is what you want to know": (
+        "if mask is not None:",
+        "if mask:",
+    ),
     "masked scores are set to 0, which is a score like any other": ('float("-inf")', "0.0"),
     "masked scores are set to a large negative number, so that a query that may look at nothing gets the mean of all values": (
         'float("-inf")',
@@ -640,15 +714,20 @@ check.equal(weights[:, 3], torch.zeros(5), "a masked key with a score above 10,0
     ),
     "the mask is never used": ("mask is not None", "False"),
     "softmax runs over the queries, not over the keys": ("dim=-1", "dim=-2"),
+    "softmax runs over axis 1, counted from the front: those are the keys only where there is no batch": (
+        "dim=-1",
+        "dim=1",
+    ),
     "the scores are scaled by the square root of d_v, not of d_k": (
         "attention_scores(q, k)",
         "q @ k.transpose(-2, -1) / math.sqrt(v.shape[-1])",
     ),
-    "the scores are scaled twice: attention_scores has already done it": (
+    "the scores are divided by d_k: attention_scores does that, or its scores are scaled a second time": (
         "attention_scores(q, k)",
         "attention_scores(q, k) / math.sqrt(q.shape[-1])",
     ),
     "the scores are not scaled at all": ("attention_scores(q, k)", "q @ k.transpose(-2, -1)"),
+    "output and weights have changed places": ("weights @ v, weights", "weights, weights @ v"),
     "the scores are returned where the weights should be": ("weights @ v, weights", "weights @ v, scores"),
     "the values are weighted by the scores, without the softmax": ("weights @ v", "scores @ v"),
 }
@@ -773,10 +852,10 @@ from coursekit import check
 import torch
 
 # All positions are alike, so that each of them shares evenly among those that it sees.
-one = torch.ones(1, 1)
+half = torch.full((2, 1), 0.5)
 triangle = torch.tensor([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4, 1 / 4]])
 check.close(
-    self_attention(torch.ones(4, 1), one, one, one, causal=True),
+    self_attention(torch.ones(4, 2), half, half, half, causal=True),
     (torch.ones(4, 1), triangle),
     "four equal positions, causal: row t has t + 1 equal shares",
 )
@@ -823,7 +902,15 @@ check.gradients(
     ),
     "a position cannot see itself: the diagonal is missing from the triangle": (".tril()", ".tril(-1)"),
     "the triangle is the wrong one: each position sees the future and not the past": (".tril()", ".triu()"),
+    "the mask marks what is forbidden, and attention takes it for what is allowed": (".tril()", ".triu(1)"),
     "causal has no effect": ("if causal:", "if False:"),
+    "every call is causal, also one with causal=False": ("if causal:", "if True:"),
+    "the triangle is cut out of the weights, after the softmax, so that the rows no longer sum to one": (
+        "return attention(q, k, v, mask)",
+        "weights = attention(q, k, v)[1]\n    weights = weights if mask is None else weights * mask\n    return weights @ v, weights",
+    ),
+    "T is read from the first axis, which is the batch where there is one": ("T = x.shape[-2]", "T = x.shape[0]"),
+    "T is read from the last axis, which holds d_model": ("T = x.shape[-2]", "T = x.shape[-1]"),
     "the keys are made with w_q, and w_k is never used": ("q, k, v = x @ w_q, x @ w_k,", "q, k, v = x @ w_q, x @ w_q,"),
     "queries and keys have changed places": ("attention(q, k, v, mask)", "attention(k, q, v, mask)"),
     "keys and values have changed places": ("x @ w_k, x @ w_v", "x @ w_v, x @ w_k"),
@@ -848,8 +935,8 @@ def self_attention(x, w_q, w_k, w_v, causal=False):
 # ## Exercise 5 · `attention_cost`
 #
 # Every position looks at every position, and that is the price. Write it down before you pay it: how many floating-point
-# operations does your `self_attention` do, and how many bytes do its weights take? You will come back to these four lines in
-# the chapters on inference and on kernels. The tests compare you with PyTorch's own counter.
+# operations does your `self_attention` do, and how many bytes do its attention weights take? You will come back to these four
+# lines in the chapters on inference and on kernels. The tests compare you with PyTorch's own counter.
 #
 # *Difficulty 3 of 5 · 10 minutes · 3 points*
 
@@ -859,23 +946,23 @@ def attention_cost(T: int, d: int, batch: int = 1, bytes_per_value: int = 4) -> 
     """What self-attention costs for ``batch`` sequences of T positions, where d_model = d_k = d_v = d.
 
     A product of an (a, b) and a (b, c) matrix costs 2·a·b·c floating-point operations: each of its a·c results takes b
-    multiplications and b additions. Not counted are the division by the square root of d, the masking and the softmax
-    (a few operations for each of the T·T weights, where the two products take 4·d), the matrices w_q, w_k and w_v
-    themselves, the output, and anything kept for the backward pass. A causal mask saves nothing here: all T·T scores
-    are computed, and almost half of them are thrown away.
+    multiplications and b additions. Only these products are counted. The division by the square root of d, the mask and
+    the softmax are left out, as they take few operations beside them. A causal mask saves nothing here: all T·T scores
+    are computed, and almost half of them are thrown away. Of the memory, only q, k, v and the attention weights are
+    counted: not x, not the matrices w_q, w_k and w_v, not the output, and nothing that is kept for the backward pass.
 
     Args:
         T: positions in each sequence.
         d: numbers in each row of x, q, k and v.
-        batch: sequences; each has weights of its own, and no sequence looks at another.
+        batch: number of sequences; each has attention weights of its own, and no sequence looks at another.
         bytes_per_value: 4 for float32, 2 for bfloat16.
 
     Returns:
-        A dict of whole numbers:
+        A dict of four whole numbers, each for the whole batch:
         ``projection_flops``: the three products that make q, k and v out of x;
         ``attention_flops``: the two products inside `attention`;
         ``qkv_bytes``: the memory of q, k and v together;
-        ``weights_bytes``: the memory of the weights.
+        ``weights_bytes``: the memory of the attention weights, the second result of `attention`.
     """
     ### BEGIN SOLUTION
     return {
@@ -896,6 +983,8 @@ def attention_cost(T: int, d: int, batch: int = 1, bytes_per_value: int = 4) -> 
 # %% test="attention_cost" points=2
 from coursekit import check
 
+names = ["attention_flops", "projection_flops", "qkv_bytes", "weights_bytes"]
+check.equal(sorted(attention_cost(T=2, d=3)), names, "a dict of the four names in the docstring, in any order")
 check.equal(attention_cost(T=2, d=3)["attention_flops"], 48, "T = 2, d = 3: 24 operations for each of the two products")
 check.equal(
     attention_cost(T=2, d=3)["projection_flops"], 108, "T = 2, d = 3: 36 operations for each of the three projections"
@@ -951,7 +1040,21 @@ for T, d, batch in [(6, 4, 1), (63, 60, 3), (5, 40, 2)]:
         "batch * T * T * bytes_per_value",
         "batch * T * d * bytes_per_value",
     ),
+    "a projection is counted as 2 operations for each result, where each result takes 2·d": (
+        "batch * T * d * d",
+        "batch * T * d",
+    ),
+    "a fourth matrix is counted among the projections: there are three, for q, k and v": (
+        "3 * 2 * batch",
+        "4 * 2 * batch",
+    ),
+    "the matrices w_q, w_k and w_v are counted in the place of the attention weights": (
+        "batch * T * T * bytes_per_value",
+        "3 * d * d * bytes_per_value",
+    ),
     "numbers are counted, not bytes": (" * bytes_per_value", "", "all"),
+    "every number is taken to have 4 bytes, whatever bytes_per_value says": (" * bytes_per_value", " * 4", "all"),
+    "one sequence is counted, whatever batch says": ("batch * T", "T", "all"),
     "all sequences of the batch are counted as one long sequence, so that the batch is squared too": (
         "batch * T * T",
         "batch * T * batch * T",
@@ -1123,7 +1226,7 @@ figure.show()
 
 # %% [markdown]
 # <details><summary>What we see</summary>All three <code>total</code>s get the same share, and nothing else gets much. A weight depends on
-# what stands at a position, never on where it stands: you tested that yourself when shuffled positions gave shuffled answers. Order
+# what stands at a position, never on where it stands: shuffle the positions, and you get the same answers in shuffled order. Order
 # has to be put into <code>x</code> or into the scores. The causal mask is the only thing here that knows left from right.</details>
 #
 # ### The bill
@@ -1176,7 +1279,8 @@ for T in (1_024, 16_384, 131_072):
 # <details><summary>What we see</summary>Attention overtakes its projections where 4·T²·d = 6·T·d², that is at T = 1.5·d: 1,152
 # positions for d = 768. Below that, most of the work is linear in T, whatever people say about "quadratic attention". The weights
 # outgrow q, k and v where T² = 3·T·d, at T = 3·d: 2,304 positions. And this is one set of weights. With several heads each head
-# keeps its own: <a href="lab03_multihead.ipynb">Lab 1.3</a>.</details>
+# keeps its own: <a href="lab03_multihead.ipynb">Lab 1.3</a>. (A whole layer has a fourth matrix, after the attention. With that one
+# the lengths meet at T = 2·d, as on the page on scaled dot-product attention.)</details>
 #
 # ## Common mistakes
 #
@@ -1192,8 +1296,9 @@ for T in (1_024, 16_384, 131_072):
 #   `nn.MultiheadAttention` True means *may not*. [Lab 1.4](lab04_pytorch_comparison.ipynb) makes you convert between them.
 # - **No scale, or the scale twice.** Shapes, sums and signs are all right. The shares are merely too sharp or too flat, and the more so
 #   the larger `d_k` is.
-# - **NaN repaired at the end.** `nan_to_num` mends the forward pass only. The first batch with a fully masked row sends NaN back into
-#   the queries and the keys, and from there into everything before them. You notice one step later, far from the cause.
+# - **NaN repaired at the end.** `nan_to_num` after the softmax mends the forward pass only: the gradient of the scores is still NaN
+#   in a fully masked row. `masked_fill` and `torch.where` happen to stop it there. A mask of 0 and $-\infty$ that is *added* to the
+#   scores lets it through to the queries and the keys, and to everything before them. You notice one step later, far from the cause.
 # - **A weight of zero does not stop a NaN.** A masked position whose *value* is NaN or infinite still spoils the output: `0 * nan` is
 #   `nan`. Fill padding with zeros.
 #

@@ -59,9 +59,8 @@ from torch import nn
 
 from coursekit import carry
 
-attention = carry(
-    "ch01/lab01", "attention"
-)  # attention(q, k, v, mask=None) -> (output, weights); mask True = may attend
+# attention(q, k, v, mask=None) -> (output, weights); True in the mask means: may attend
+attention = carry("ch01/lab01", "attention")
 
 # %% [markdown]
 # ## A picture
@@ -306,6 +305,13 @@ def merge_heads(x):
         "return side_by_side.reshape(",
         "return side_by_side.view(",
     ),
+    "split and merge are both a reshape alone: each undoes the other, and neither is right": [
+        (
+            "    return blocks.transpose(1, 2)  # (B, H, T, d_k)",
+            "    return blocks.reshape(batch, n_heads, length, d_model // n_heads)",
+        ),
+        ("side_by_side = x.transpose(1, 2)", "side_by_side = x"),
+    ],
 }
 
 # %% [markdown]
@@ -314,7 +320,7 @@ def merge_heads(x):
 # Put the parts together: project, split, attend, merge, project. The matrices are plain `nn.Parameter`s, and a row of
 # `x` is multiplied from the left: `x @ w`. (`nn.Linear` stores the transpose and computes `x @ w.T`. Lab 1.4 is about
 # moving weights between the two.) Use `attention`, carried over from Lab 1.1: it treats all leading axes alike, so it
-# needs no change to work on heads. `parameter_gradients` is given; leave it as it is.
+# needs no change to work on heads. `parameter_gradients` is given; the tests use it, so leave it as it is.
 #
 # The scale of the first weights matters. If the entries of `x` are independent with variance 1, and those of `w` have
 # variance $s$, then an entry of `x @ w` is a sum of `d_model` products and has variance $d_\text{model} \cdot s$.
@@ -330,7 +336,7 @@ class MultiHeadAttention(nn.Module):
     Args:
         d_model: features of a token.
         n_heads: number of heads H, a positive divisor of d_model.
-        seed: the same seed gives the same first weights.
+        seed: the same seed gives the same first weights, another seed gives others.
 
     Attributes:
         n_heads: H. A head has d_k = d_model / H features.
@@ -436,9 +442,13 @@ def torch_twin(state, n_heads):
     return twin
 
 
+# Weights of the test's own: only the third test is about the first weights.
 for batch, length, d_model, n_heads in ((1, 63, 60, 6), (3, 63, 60, 1), (3, 3, 60, 3), (3, 7, 12, 12), (1, 1, 12, 2)):
-    mha = MultiHeadAttention(d_model, n_heads, seed=n_heads)
-    twin = torch_twin(mha.state_dict(), n_heads)
+    drawn = torch.randn(4, d_model, d_model, generator=torch.Generator().manual_seed(n_heads)) / d_model**0.5
+    state = dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn, strict=True))
+    mha = MultiHeadAttention(d_model, n_heads)
+    mha.load_state_dict(state)
+    twin = torch_twin(state, n_heads)
     x = torch.randn(length, batch, d_model, generator=torch.Generator().manual_seed(length)).transpose(0, 1)
     output, weights = mha(x)
     want_output, want_weights = twin(x, x, x, average_attn_weights=False)
@@ -474,7 +484,9 @@ from coursekit import check
 import torch
 from torch import nn
 
-mha = MultiHeadAttention(6, 3, seed=1)
+mha = MultiHeadAttention(6, 3)
+drawn = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(1)) / 6**0.5
+mha.load_state_dict(dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn, strict=True)))
 x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 causal = torch.ones(5, 5, dtype=torch.bool).tril()
 changed = torch.cat([x[:, :3], 9 - x[:, 3:]], dim=1)
@@ -506,9 +518,13 @@ def allowed(*shape, seed):
 
 
 batch, n_heads, t_q, t_k, d_model = 3, 3, 7, 11, 12
-mha = MultiHeadAttention(d_model, n_heads, seed=2)
+state = {
+    name: values(d_model, d_model, seed=20 + i) / d_model**0.5 for i, name in enumerate(("w_q", "w_k", "w_v", "w_o"))
+}
+mha = MultiHeadAttention(d_model, n_heads)
 mha.double()
-twin = torch_twin(mha.state_dict(), n_heads)
+mha.load_state_dict(state)
+twin = torch_twin(state, n_heads)
 x_q, x_kv = values(batch, t_q, d_model, seed=1), values(batch, t_k, d_model, seed=2)
 output, weights = mha(x_q, x_kv)
 want_output, want_weights = twin(x_q, x_kv, x_kv, average_attn_weights=False)
@@ -569,6 +585,7 @@ state = MultiHeadAttention(12, 3).state_dict()
 check.equal(
     sorted(state), ["w_k", "w_o", "w_q", "w_v"], "the names of the parameters", hint="Wrap each matrix in nn.Parameter."
 )
+check.equal(getattr(MultiHeadAttention(12, 3), "n_heads", None), 3, "the attribute n_heads")
 check.raises(ValueError, lambda: MultiHeadAttention(12, 5), "5 heads cannot share 12 features")
 ### BEGIN HIDDEN TESTS
 for n_heads in (0, -3, 24):
@@ -581,7 +598,13 @@ for name, w in state.items():
     check.equal(list(w.shape), [d_model, d_model], f"the shape of {name}")
     check.equal(str(w.dtype), "torch.float32", f"the dtype of {name}")
     # 36,864 entries: the sample variance is within 0.8% of the true one two times in three, so 5% is far outside.
-    check.close(float(w.var() * d_model), 1.0, f"the variance of the first {name}, times d_model", atol=0.05)
+    check.close(
+        float(w.var() * d_model),
+        1.0,
+        f"the variance of the first {name}, times d_model",
+        atol=0.05,
+        hint="a * randn has the variance a**2. Uniform numbers between -a and a have the variance a**2 / 3.",
+    )
     check.close(float(w.mean() * d_model**0.5), 0.0, f"the mean of the first {name}, times sqrt(d_model)", atol=0.03)
     # Rows of independent entries are nearly orthogonal; copies of each other they are not.
     overlap = (w @ w.T - torch.diag((w * w).sum(1))).abs().max()
@@ -770,9 +793,47 @@ class MultiHeadAttention(nn.Module):
         "all",
     ),
     "the seed is ignored": ("torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)"),
+    "the first weights are uniform between -1 / sqrt(d_model) and 1 / sqrt(d_model): a third of the variance": (
+        "spread * torch.randn(shape, generator=generator)",
+        "torch.empty(shape).uniform_(-spread, spread, generator=generator)",
+        "all",
+    ),
     "an n_heads that does not divide d_model is accepted": (
         "if n_heads < 1 or d_model % n_heads != 0:",
         "if n_heads < 1:",
+    ),
+    "the attribute n_heads is missing": ("self.n_heads", "self.heads", "all"),
+    "split and merge are both a reshape alone": [
+        (
+            "q = split_heads(x_q @ self.w_q, self.n_heads)",
+            "q = (x_q @ self.w_q).reshape(len(x_q), self.n_heads, x_q.shape[1], -1)",
+        ),
+        (
+            "k = split_heads(x_kv @ self.w_k, self.n_heads)",
+            "k = (x_kv @ self.w_k).reshape(len(x_q), self.n_heads, x_kv.shape[1], -1)",
+        ),
+        (
+            "v = split_heads(x_kv @ self.w_v, self.n_heads)",
+            "v = (x_kv @ self.w_v).reshape(len(x_q), self.n_heads, x_kv.shape[1], -1)",
+        ),
+        ("merged = merge_heads(heads)", "merged = heads.reshape(x_q.shape)"),
+    ],
+    "the queries and the keys have changed places": ("attention(q, k, v, mask)", "attention(k, q, v, mask)"),
+    "the keys and the values have changed places": ("attention(q, k, v, mask)", "attention(q, v, k, mask)"),
+    "the queries come from x_kv and not from x_q": ("x_q @ self.w_q", "x_kv @ self.w_q"),
+    "the mask is transposed": ("attention(q, k, v, mask)", "attention(q, k, v, None if mask is None else mask.mT)"),
+    "every mask gets a new axis, and only a mask with three axes needs one": (
+        "if mask is not None and mask.ndim == 3:",
+        "if mask is not None:",
+    ),
+    "forward returns the output alone": ("return output, weights", "return output"),
+    "a softmax of your own gives NaN for a query that may attend to nothing": (
+        "heads, weights = attention(q, k, v, mask)  #",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])\n        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)\n        weights = torch.softmax(scores, dim=-1)\n        heads = weights @ v  #",
+    ),
+    "a softmax of your own puts -1e9 where -inf belongs, so a query that may attend to nothing attends to everything": (
+        "heads, weights = attention(q, k, v, mask)  #",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])\n        scores = scores if mask is None else scores.masked_fill(~mask, -1e9)\n        weights = torch.softmax(scores, dim=-1)\n        heads = weights @ v  #",
     ),
 }
 
@@ -816,12 +877,16 @@ def count_parameters(d_model: int, n_heads: int, d_k: int | None = None, bias: b
 def single_head_width(d_model: int, budget: int, bias: bool = False) -> int:
     """The largest d_k for which an attention with one head of that width has at most ``budget`` parameters.
 
+    Args:
+        d_model, bias: as in `count_parameters`.
+        budget: how many parameters there may be. The head may well be wider than d_model.
+
     Raises:
         ValueError: if the budget does not suffice for d_k = 1.
     """
     ### BEGIN SOLUTION
     fixed = d_model if bias else 0  # the bias of the output
-    each = count_parameters(d_model, 1, 1, bias) - fixed  # what one more feature of the head costs
+    each = 4 * d_model + (3 if bias else 0)  # what one more feature of the head costs
     width = (budget - fixed) // each
     if width < 1:
         raise ValueError(f"a head of width 1 has {fixed + each} parameters, the budget is {budget}")
@@ -851,6 +916,7 @@ for n_heads in (1, 12):
 check.equal(
     single_head_width(768, count_parameters(768, 12)), 768, "one head of full width costs as much as twelve narrow ones"
 )
+check.equal(count_parameters(10, 3, d_k=4, bias=True), 526, "d_model=10, 3 heads of d_k=4, with biases")
 check.raises(ValueError, lambda: count_parameters(768, 7), "7 heads cannot share 768 features")
 ### BEGIN HIDDEN TESTS
 for d_model, n_heads in ((60, 6), (60, 1), (60, 60), (7, 7)):
@@ -954,11 +1020,32 @@ def single_head_width(d_model, budget, bias=False):
         "width = budget // each",
     ),
     "a width of 0 is returned when the budget is too small": ("if width < 1:", "if width < 0:"),
+    "all four biases are counted as long as d_model": (
+        "3 * inner + d_model if bias else 0",
+        "4 * d_model if bias else 0",
+    ),
+    "single_head_width forgets the biases": [
+        ("fixed = d_model if bias else 0", "fixed = 0"),
+        ("each = 4 * d_model + (3 if bias else 0)", "each = 4 * d_model"),
+    ],
+    "single_head_width lets the output bias grow with d_k": (
+        "(3 if bias else 0)",
+        "(4 if bias else 0)",
+    ),
+    "the width is rounded to the nearest, so it may be over the budget": (
+        "width = (budget - fixed) // each",
+        "width = round((budget - fixed) / each)",
+    ),
+    "the width that is returned is the first one over the budget": ("return width", "return width + 1"),
+    "a head that costs exactly the budget is refused": (
+        "width = (budget - fixed) // each",
+        "width = (budget - fixed - 1) // each",
+    ),
 }
 
 # %% [markdown]
 # So heads are free, as far as parameters go: only the product `n_heads * d_k` counts. They are not free in memory.
-# Each head has weights of its own, `H * T_q * T_k` numbers for each sequence, and in training they are kept for the
+# Each head has attention weights of its own, together `H * T_q * T_k` numbers for each sequence, and in training they are kept for the
 # backward pass. Chapter 10 is about not keeping them.
 #
 # ## Exercise 4 · `ablate_head`
@@ -1024,12 +1111,11 @@ from torch import nn
 mha = MultiHeadAttention(6, 3)
 mha.load_state_dict({name: torch.eye(6) for name in ("w_q", "w_k", "w_v", "w_o")})
 token = torch.tensor([[[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]])
-for head, rest in enumerate(([0.0, 0, 3, 4, 5, 6], [1.0, 2, 0, 0, 5, 6], [1.0, 2, 3, 4, 0, 0])):
-    check.close(
-        ablate_head(mha, token, head),
-        torch.tensor([[rest]]),
-        f"one token through identity matrices, without head {head}",
-    )
+check.close(
+    torch.cat([ablate_head(mha, token, head)[0] for head in range(3)]),
+    torch.tensor([[0.0, 0, 3, 4, 5, 6], [1, 2, 0, 0, 5, 6], [1, 2, 3, 4, 0, 0]]),
+    "one token through identity matrices, without head 0, 1 and 2 (one row for each)",
+)
 check.raises(ValueError, lambda: ablate_head(mha, token, 3), "there is no head 3 of three")
 check.raises(ValueError, lambda: ablate_head(mha, token, 0, baseline="median"), "there is no such baseline")
 ### BEGIN HIDDEN TESTS
@@ -1052,9 +1138,11 @@ def without_head(state, n_heads, head, x, mask, baseline):
 
 
 for batch, length, d_model, n_heads in ((3, 13, 60, 6), (1, 5, 12, 3), (2, 6, 6, 6), (2, 4, 8, 1)):
-    mha = MultiHeadAttention(d_model, n_heads, seed=length)
+    drawn = torch.randn(4, d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+    state = dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn / d_model**0.5, strict=True))
+    mha = MultiHeadAttention(d_model, n_heads)
     mha.double()
-    state = {name: w.clone() for name, w in mha.state_dict().items()}
+    mha.load_state_dict(state)
     x = torch.randn(
         length, batch, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(batch)
     ).transpose(0, 1)
@@ -1106,11 +1194,18 @@ def ablate_head(mha, x, head, mask=None, baseline="zero"):
         "return output - contribution + stand_in",
         "return contribution - stand_in",
     ),
-    "the head sees past the mask": ("mha(x, mask=mask)", "mha(x)"),
-    "the wrong head is left out: heads are counted from 1": (
-        "    d_k = x.shape[-1] // mha.n_heads",
-        "    head, d_k = (head - 1) % mha.n_heads, x.shape[-1] // mha.n_heads",
+    "the mask is not passed on to the module": ("mha(x, mask=mask)", "mha(x)"),
+    "the mask is passed to the module in the place of x_kv": ("mha(x, mask=mask)", "mha(x, mask)"),
+    "the wrong block is taken: heads are counted from 1": (
+        "block = slice(head * d_k, (head + 1) * d_k)",
+        "block = slice((head - 1) * d_k, head * d_k)",
     ),
+    "the head's result is subtracted from its own columns of the output, without w_o": (
+        "    return output - contribution + stand_in",
+        "    output = output.clone(); output[..., block] -= found - (found.mean(dim=(0, 1)) if baseline == 'mean' else 0.0)\n    return output",
+    ),
+    "the head's columns of w_o are used, and it owns rows": ("found @ mha.w_o[block]", "found @ mha.w_o[:, block].T"),
+    "the head's rows of w_v are used, and it owns columns": ("mha.w_v[:, block]", "mha.w_v[block].T"),
     "every H-th feature is taken, and not the head's block": (
         "block = slice(head * d_k, (head + 1) * d_k)",
         "block = slice(head, None, mha.n_heads)",
@@ -1127,6 +1222,10 @@ def ablate_head(mha, x, head, mask=None, baseline="zero"):
         "contribution.mean(dim=(0, 1))",
         "contribution.mean(dim=1, keepdim=True)",
     ),
+    "the mean is taken over the batch and not over the tokens": (
+        "contribution.mean(dim=(0, 1))",
+        "contribution.mean(dim=0)",
+    ),
     "the mean is taken over the features as well, so it is a single number": (
         "contribution.mean(dim=(0, 1))",
         "contribution.mean()",
@@ -1140,7 +1239,7 @@ def ablate_head(mha, x, head, mask=None, baseline="zero"):
         "output.mean(dim=(0, 1))",
     ),
     "the baseline is ignored: the contribution is always replaced by zero": ('if baseline == "mean" else 0.0', "* 0.0"),
-    "the rows of w_o are overwritten with zeros and never restored": (
+    "the module's own parameters are overwritten with zeros and never restored": (
         "    return output - contribution + stand_in",
         "    with torch.no_grad():\n        mha.w_o[block] = 0\n    return mha(x, mask=mask)[0] + stand_in",
     ),
@@ -1235,7 +1334,7 @@ def head_importance(
 # %% [markdown]
 # <details><summary>A nudge</summary>One error for the whole module, and one for each head that you take away.</details>
 # <details><summary>A bigger nudge</summary>Keep the sign: a head that makes things worse has a negative importance. And pass <code>mask</code> and <code>baseline</code>
-# on, to the whole module too where it takes them.</details>
+# on; the whole module takes the mask too.</details>
 
 # %% test="head_importance" points=2
 from coursekit import check
@@ -1279,13 +1378,16 @@ def error_growth(state, n_heads, x, target, mask, baseline):
 
 
 for batch, length, d_model, n_heads in ((3, 7, 60, 6), (1, 5, 12, 1)):
-    mha = MultiHeadAttention(d_model, n_heads, seed=3)
+    drawn = torch.randn(4, d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    state = dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn / d_model**0.5, strict=True))
+    mha = MultiHeadAttention(d_model, n_heads)
     mha.double()
+    mha.load_state_dict(state)
     x, target = torch.randn(2, batch, length, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     for mask in (None, torch.ones(length, length, dtype=torch.bool).tril()):
         for baseline in ("zero", "mean"):
             case = f"B={batch}, T={length}, {n_heads} heads, {'no' if mask is None else 'causal'} mask, baseline {baseline!r}, random target"
-            want = error_growth(mha.state_dict(), n_heads, x, target, mask, baseline)
+            want = error_growth(state, n_heads, x, target, mask, baseline)
             check.close(head_importance(mha, x, target, mask, baseline), want, case, atol=1e-9)
 mha = MultiHeadAttention(12, 3, seed=1)
 x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
@@ -1337,6 +1439,14 @@ def head_importance(mha, x, target, mask=None, baseline="zero"):
     "the baseline is not passed on": ("mask, baseline) - target", "mask) - target"),
     "the mask is not passed on to the ablated module": ("x, h, mask, baseline)", "x, h, None, baseline)"),
     "the whole module is run without the mask": ("mha(x, mask=mask)[0] - target", "mha(x)[0] - target"),
+    "the mask is ignored": [
+        ("mha(x, mask=mask)[0] - target", "mha(x)[0] - target"),
+        ("x, h, mask, baseline)", "x, h, None, baseline)"),
+    ],
+    "the mask is passed to the module in the place of x_kv": (
+        "mha(x, mask=mask)[0] - target",
+        "mha(x, mask)[0] - target",
+    ),
     "the heads are numbered in reverse": ("for h in range(mha.n_heads)", "for h in reversed(range(mha.n_heads))"),
 }
 

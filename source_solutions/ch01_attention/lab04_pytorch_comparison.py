@@ -1,7 +1,7 @@
 # ---
 # title: Equal to PyTorch, mask for mask
 # lab: ch01/lab04
-# minutes: 75
+# minutes: 90
 # difficulty: 3
 # hardware: cpu
 # needs: [ch01/lab01, ch01/lab03]
@@ -36,7 +36,7 @@
 # There are three conventions to keep apart:
 #
 # - **PyTorch's boolean masks**: True = ignore. `key_padding_mask` and `attn_mask` both work like this.
-# - **Lab 3's boolean mask**, and that of `F.scaled_dot_product_attention`: True = may attend. The opposite.
+# - **The boolean mask of Lab 1.3**, and that of `F.scaled_dot_product_attention`: True = may attend. The opposite.
 # - **Additive masks**: floats that are added to the scores. 0 changes nothing, $-\infty$ removes the key.
 #
 # The additive form is the one that everything else can be turned into, so it is the one that this lab computes with. How attention
@@ -291,6 +291,10 @@ check.gradients(packed, expected, list(params.values()), "gradients flow through
         ('[params["w_q"].T, params["w_k"].T, params["w_v"].T]', '[params["w_q"], params["w_k"], params["w_v"]]'),
         ('params["w_o"].T', 'params["w_o"]'),
     ],
+    "from_torch transposes nothing, though to_torch does": (
+        '"w_q": w_q.T, "w_k": w_k.T, "w_v": w_v.T, "w_o": state["out_proj.weight"].T',
+        '"w_q": w_q, "w_k": w_k, "w_v": w_v, "w_o": state["out_proj.weight"]',
+    ),
     "the input projections are transposed and the output projection is not": (
         'state["out_proj.weight"].T',
         'state["out_proj.weight"]',
@@ -311,6 +315,10 @@ check.gradients(packed, expected, list(params.values()), "gradients flow through
         "    if unknown:",
         "    if False:",
     ),
+    "a state without biases gets biases of zero, and it should get none": (
+        "    return params",
+        "    none = torch.zeros(len(w_q))\n    return {f'b_{name}': none for name in 'qkvo'} | params",
+    ),
     "the values are detached, so no gradient gets back to the state": (
         "    return params",
         "    return {name: value.detach() for name, value in params.items()}",
@@ -325,6 +333,10 @@ check.gradients(packed, expected, list(params.values()), "gradients flow through
     ),
     "to_torch forgets the transpose of the output projection": ('params["w_o"].T', 'params["w_o"]'),
     "to_torch leaves the biases out": ('if "b_q" in params:', "if False:"),
+    "the output projection is transposed neither in from_torch nor in to_torch": [
+        ('state["out_proj.weight"].T', 'state["out_proj.weight"]'),
+        ('params["w_o"].T', 'params["w_o"]'),
+    ],
 }
 
 
@@ -623,9 +635,17 @@ for batch, heads, t_q, t_k in ((3, 2, 4, 6), (1, 5, 6, 4), (2, 1, 5, 5)):
         "masked_fill(mask, -math.inf)",
         "masked_fill(mask, -1e9)",
     ),
+    "the smallest number of the dtype (torch.finfo) stands where -inf belongs": (
+        "masked_fill(mask, -math.inf)",
+        "masked_fill(mask, torch.finfo(query.dtype).min)",
+    ),
     "the causal mask hides the present as well as the future": ("triu(diagonal=1)", "triu(diagonal=0)"),
     "the causal mask lets every query see one key of the future": ("triu(diagonal=1)", "triu(diagonal=2)"),
     "the causal mask is transposed: it hides the past": ("triu(diagonal=1)", "tril(diagonal=-1)"),
+    "the causal mask is the lower triangle: it hides the past and the present, and shows the future": (
+        "triu(diagonal=1)",
+        "tril()",
+    ),
     "the causal triangle is aligned with the last key, not the first": (
         "triu(diagonal=1)",
         "triu(diagonal=1 + t_k - t_q)",
@@ -634,6 +654,7 @@ for batch, heads, t_q, t_k in ((3, 2, 4, 6), (1, 5, 6, 4), (2, 1, 5, 5)):
         "per_head.reshape(batch, -1, t_q, t_k)",
         "per_head.reshape(-1, batch, t_q, t_k).transpose(0, 1)",
     ),
+    "a three-axis mask keeps batch and heads in one axis": ("per_head.reshape(batch, -1, t_q, t_k)", "per_head"),
     "a three-axis mask is averaged over its heads": (
         "per_head.reshape(batch, -1, t_q, t_k)",
         "per_head.reshape(batch, -1, t_q, t_k).mean(dim=1, keepdim=True)",
@@ -651,6 +672,24 @@ for batch, heads, t_q, t_k in ((3, 2, 4, 6), (1, 5, 6, 4), (2, 1, 5, 5)):
         "total = total + additive(key_padding)[:, None, None, :]",
         "total = (additive(key_padding)[:, None, None, :]).expand(batch, 1, t_q, t_k)",
     ),
+    "the attention mask is ignored where causal is set": (
+        "    if attn_mask is not None:",
+        "    if attn_mask is not None and not causal:",
+    ),
+    "padded queries are masked too, and not only padded keys": (
+        "additive(key_padding)[:, None, None, :]",
+        "additive(key_padding)[:, None, None, :] + additive(key_padding)[:, None, :, None]",
+    ),
+    "a key padding of floats is turned into True and False": ("additive(key_padding)", "additive(key_padding.bool())"),
+    "the first axis has size 1 and not B": (
+        "query.new_zeros(batch, 1, t_q, t_k)",
+        "query.new_zeros(1, 1, t_q, t_k)",
+    ),
+    "the result is float32 whatever the dtype of query is": [
+        ("query.new_zeros(", "torch.zeros(", "all"),
+        ("mask.to(query.dtype)", "mask.float()"),
+    ],
+    "integers are added to the scores as if they were floats": ("if not mask.is_floating_point():", "if False:"),
     "0/1 integers are taken for True and False": (
         "if mask.dtype == torch.bool:",
         "mask = mask.bool() if not mask.is_floating_point() else mask\n        if mask.dtype == torch.bool:",
@@ -698,7 +737,7 @@ def to_additive_mask(query, key, key_padding=None, causal=False, attn_mask=None)
 # ### Three functions from three code reviews
 #
 # You will repair these in a moment. Each has exactly one bug, in its mask. The cell after them shows why nobody noticed: right
-# shapes, no NaN, and weights that sum to one.
+# shapes, no NaN, and a first query whose weights sum to one, which is as far as anybody looked.
 
 
 # %% given
@@ -902,6 +941,9 @@ check.close(
     "fixed_boolean: weights at T_q = 9, T_k = 63",
     atol=1e-10,
 )
+large = 1000.0 * q
+oracle = scaled_dot_product_attention(large, k, v, attn_mask=allowed)
+check.close(fixed_boolean(large, k, v, allowed)[0], oracle, "fixed_boolean: scores in the thousands", atol=1e-8)
 allowed[4] = False
 zero = fixed_boolean(q, k, v, allowed)
 check.close(
@@ -916,10 +958,6 @@ check.close(
     "fixed_boolean: a query that may see nothing has no weights",
     atol=1e-12,
 )
-allowed[4, 0] = True
-large = 1000.0 * q
-oracle = scaled_dot_product_attention(large, k, v, attn_mask=allowed)
-check.close(fixed_boolean(large, k, v, allowed)[0], oracle, "fixed_boolean: scores in the thousands", atol=1e-8)
 ### END HIDDEN TESTS
 
 # %% test="fixed_padding" points=2
@@ -971,7 +1009,7 @@ for batch, heads, t, width in ((3, 2, 63, 12), (1, 1, 1, 5), (1, 3, 2, 1)):
         "softmax(scores.masked_fill(blocked, -math.inf), dim=-1)",
         "softmax(scores, dim=-1).masked_fill(blocked, 0.0)",
     ),
-    "padded keys get -1e9, so a sequence of nothing but padding spreads its weight evenly over the padding": (
+    "padded keys get a large negative number and not -inf, so a sequence of nothing but padding looks evenly at it": (
         "scores.masked_fill(blocked, -math.inf)",
         "scores.masked_fill(blocked, -1e9)",
     ),
@@ -995,6 +1033,10 @@ for batch, heads, t, width in ((3, 2, 63, 12), (1, 1, 1, 5), (1, 3, 2, 1)):
         "softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
         "softmax(scores, dim=-1) * may_attend",
     ),
+    "the forbidden keys are removed after the softmax, and the row is divided by its sum, which may be 0": (
+        "weights = softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
+        "weights = softmax(scores, dim=-1) * may_attend\n    weights = weights / weights.sum(-1, keepdim=True)",
+    ),
     "the scores are multiplied by the boolean mask, so a forbidden key has the score 0, which is not -inf": (
         "scores.masked_fill(~may_attend, -math.inf)",
         "scores * may_attend",
@@ -1003,10 +1045,28 @@ for batch, heads, t, width in ((3, 2, 63, 12), (1, 1, 1, 5), (1, 3, 2, 1)):
         "scores.masked_fill(~may_attend, -math.inf)",
         "scores - 100.0 * ~may_attend",
     ),
-    "a query that may see nothing gets NaN from torch.softmax, where 0 is divided by 0": (
+    "forbidden keys get a large negative number and not -inf, so a query that may see nothing looks evenly at all keys": (
+        "scores.masked_fill(~may_attend, -math.inf)",
+        "scores.masked_fill(~may_attend, -1e9)",
+    ),
+    "a large number is taken off the scores of forbidden keys, so a query that may see nothing looks at all of them": (
+        "scores.masked_fill(~may_attend, -math.inf)",
+        "scores - 1e9 * ~may_attend",
+    ),
+    "a query that may see nothing gets NaN, as 0 is divided by 0 there": (
         "softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
         "torch.softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
     ),
+    "a sequence of nothing but padding gets NaN, as 0 is divided by 0 there": (
+        "softmax(scores.masked_fill(blocked, -math.inf), dim=-1)",
+        "torch.softmax(scores.masked_fill(blocked, -math.inf), dim=-1)",
+    ),
+    "torch.softmax is used throughout, and where nothing may be seen it gives NaN": (
+        "softmax(scores.masked_fill(",
+        "torch.softmax(scores.masked_fill(",
+        "all",
+    ),
+    "the boolean mask is transposed": ("~may_attend, -math.inf", "~may_attend.mT, -math.inf"),
     "every query still sees the token after it: the triangle is one diagonal too wide": (
         ".tril()",
         ".tril(diagonal=1)",
@@ -1124,7 +1184,7 @@ def mha_forward(
 # %% [markdown]
 # <details><summary>A nudge</summary>Only two lines depend on <code>batch_first</code>: one at the start, one at the end. Everything between can be
 # written for one layout.</details>
-# <details><summary>A bigger nudge</summary>Your <code>softmax</code> of Lab 1 already does what the docstring asks of a row that is -inf throughout.
+# <details><summary>A bigger nudge</summary>Your <code>softmax</code> of Lab 1.1 already does what the docstring asks of a row that is -inf throughout.
 # Repairing NaN afterwards mends the forward pass only: the backward pass multiplies by the NaN that was there.</details>
 
 # %% test="mha_forward" points=3
@@ -1356,6 +1416,10 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         "math.sqrt(q.shape[-1])",
         "math.sqrt(query.shape[-1])",
     ),
+    "the biases are used only where b_q is there": (
+        ' + params.get(f"b_{name}", 0.0)',
+        ' + (params[f"b_{name}"] if "b_q" in params else 0.0)',
+    ),
     "the biases are dropped": (' + params.get(f"b_{name}", 0.0)', ""),
     "the bias of the output projection is dropped": (
         'output = project(context, "o")',
@@ -1366,6 +1430,10 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         'x @ params[f"w_{name}"]',
         'x @ params[f"w_{name}"].T',
     ),
+    "the keys and the values are computed from query": [
+        ('project(key, "k")', 'project(query, "k")'),
+        ('project(value, "v")', 'project(query, "v")'),
+    ],
     "the values are computed from the keys": ('project(value, "v")', 'project(key, "v")'),
     "queries and keys have changed their projections": (
         'split(project(query, "q")), split(project(key, "k"))',
@@ -1379,6 +1447,14 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         ".transpose(1, 2).flatten(2)",
         ".reshape(q.shape[0], q.shape[2], -1)",
     ),
+    "the heads are cut out and put together by a reshape alone, and no axis ever moves": [
+        ("x.unflatten(-1, (n_heads, -1)).transpose(1, 2)", "x.reshape(x.shape[0], n_heads, x.shape[1], -1)"),
+        (".transpose(1, 2).flatten(2)", ".reshape(q.shape[0], q.shape[2], -1)"),
+    ],
+    "view puts the heads together, though memory is in another order": (
+        ".transpose(1, 2).flatten(2)",
+        ".transpose(1, 2).view(q.shape[0], q.shape[2], -1)",
+    ),
     "the features are dealt out to the heads one by one, not in blocks": (
         "x.unflatten(-1, (n_heads, -1)).transpose(1, 2)",
         "x.unflatten(-1, (-1, n_heads)).permute(0, 3, 1, 2)",
@@ -1390,6 +1466,20 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
     "the weights are summed over the heads, not averaged": ("weights.mean(dim=1)", "weights.sum(dim=1)"),
     "only the first head's weights are returned": ("weights.mean(dim=1)", "weights[:, 0]"),
     "the weights are always averaged": ("weights.mean(dim=1) if average_weights else weights", "weights.mean(dim=1)"),
+    "average_weights is ignored: the weights of every head are returned": (
+        "weights.mean(dim=1) if average_weights else weights",
+        "weights",
+    ),
+    "the weights are averaged over the batch and not over the heads": ("weights.mean(dim=1)", "weights.mean(dim=0)"),
+    "batch_first is read the wrong way round": ("if not batch_first:", "if batch_first:", "all"),
+    "batch_first=False is met with a reshape, which moves nothing, and not with a transpose": (
+        "query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)",
+        "(x.reshape(x.shape[1], x.shape[0], -1) for x in (query, key, value))",
+    ),
+    "the weights are turned round with batch_first=False, and they are always batch first": (
+        "output = output.transpose(0, 1)",
+        "output, weights = output.transpose(0, 1), weights.transpose(0, 2)",
+    ),
     "batch_first=False is ignored, so attention runs across the batch": ("if not batch_first:", "if False:", "all"),
     "batch_first=False is honoured on the way in and forgotten on the way out": (
         "output = output.transpose(0, 1)",
@@ -1418,6 +1508,11 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         "weights = softmax(scores, dim=-1)",
         "weights = torch.nan_to_num(torch.softmax(scores, dim=-1))",
     ),
+    "NaN is replaced by 0 in the results, which mends the values and leaves NaN in the gradients": [
+        ("weights = softmax(scores, dim=-1)", "weights = torch.softmax(scores, dim=-1)"),
+        ("context = (weights @ v)", "context = (weights @ v).nan_to_num()"),
+        ('output = project(context, "o")', 'output, weights = project(context, "o"), weights.nan_to_num()'),
+    ],
     "the returned weights are cut off from the gradient": (
         "if average_weights else weights",
         "if average_weights else weights.detach()",
@@ -1542,7 +1637,7 @@ figure.show()
 print(f"largest difference of all: {max(max(row) for row in values):.1e}")
 
 # %% [markdown]
-# Lab 3's class has no biases, so it has a twin in `nn.MultiheadAttention(bias=False)`. Its parameters carry the names that
+# The class of Lab 1.3 has no biases, so it has a twin in `nn.MultiheadAttention(bias=False)`. Its parameters carry the names that
 # `from_torch` gives, so the state dict goes straight in. Its mask is boolean with True = may attend.
 
 # %%
@@ -1552,7 +1647,7 @@ mine = MultiHeadAttention(D, HEADS)
 mine.load_state_dict(from_torch(twin.state_dict()))
 with torch.no_grad():
     difference = (mine(x, mask=~future)[0] - twin(x, x, x, attn_mask=future)[0]).abs().max()
-print(f"Lab 3's class and PyTorch, causal: largest difference {difference:.1e}")
+print(f"The class of Lab 1.3 and PyTorch, causal: largest difference {difference:.1e}")
 
 # %% [markdown]
 # And now the case in which PyTorch does not agree with itself. The second of two sequences is padding throughout. Only the

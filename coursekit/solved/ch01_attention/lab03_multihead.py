@@ -8,9 +8,8 @@ from torch import nn
 
 from coursekit import carry
 
-attention = carry(
-    "ch01/lab01", "attention"
-)  # attention(q, k, v, mask=None) -> (output, weights); mask True = may attend
+# attention(q, k, v, mask=None) -> (output, weights); True in the mask means: may attend
+attention = carry("ch01/lab01", "attention")
 
 # %% exercise="split_heads"
 def split_heads(x: torch.Tensor, n_heads: int) -> torch.Tensor:
@@ -102,6 +101,13 @@ def merge_heads(x: torch.Tensor) -> torch.Tensor:
         "return side_by_side.reshape(",
         "return side_by_side.view(",
     ),
+    "split and merge are both a reshape alone: each undoes the other, and neither is right": [
+        (
+            "    return blocks.transpose(1, 2)  # (B, H, T, d_k)",
+            "    return blocks.reshape(batch, n_heads, length, d_model // n_heads)",
+        ),
+        ("side_by_side = x.transpose(1, 2)", "side_by_side = x"),
+    ],
 }
 
 # %% exercise="MultiHeadAttention"
@@ -111,7 +117,7 @@ class MultiHeadAttention(nn.Module):
     Args:
         d_model: features of a token.
         n_heads: number of heads H, a positive divisor of d_model.
-        seed: the same seed gives the same first weights.
+        seed: the same seed gives the same first weights, another seed gives others.
 
     Attributes:
         n_heads: H. A head has d_k = d_model / H features.
@@ -306,9 +312,47 @@ class MultiHeadAttention(nn.Module):
         "all",
     ),
     "the seed is ignored": ("torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)"),
+    "the first weights are uniform between -1 / sqrt(d_model) and 1 / sqrt(d_model): a third of the variance": (
+        "spread * torch.randn(shape, generator=generator)",
+        "torch.empty(shape).uniform_(-spread, spread, generator=generator)",
+        "all",
+    ),
     "an n_heads that does not divide d_model is accepted": (
         "if n_heads < 1 or d_model % n_heads != 0:",
         "if n_heads < 1:",
+    ),
+    "the attribute n_heads is missing": ("self.n_heads", "self.heads", "all"),
+    "split and merge are both a reshape alone": [
+        (
+            "q = split_heads(x_q @ self.w_q, self.n_heads)",
+            "q = (x_q @ self.w_q).reshape(len(x_q), self.n_heads, x_q.shape[1], -1)",
+        ),
+        (
+            "k = split_heads(x_kv @ self.w_k, self.n_heads)",
+            "k = (x_kv @ self.w_k).reshape(len(x_q), self.n_heads, x_kv.shape[1], -1)",
+        ),
+        (
+            "v = split_heads(x_kv @ self.w_v, self.n_heads)",
+            "v = (x_kv @ self.w_v).reshape(len(x_q), self.n_heads, x_kv.shape[1], -1)",
+        ),
+        ("merged = merge_heads(heads)", "merged = heads.reshape(x_q.shape)"),
+    ],
+    "the queries and the keys have changed places": ("attention(q, k, v, mask)", "attention(k, q, v, mask)"),
+    "the keys and the values have changed places": ("attention(q, k, v, mask)", "attention(q, v, k, mask)"),
+    "the queries come from x_kv and not from x_q": ("x_q @ self.w_q", "x_kv @ self.w_q"),
+    "the mask is transposed": ("attention(q, k, v, mask)", "attention(q, k, v, None if mask is None else mask.mT)"),
+    "every mask gets a new axis, and only a mask with three axes needs one": (
+        "if mask is not None and mask.ndim == 3:",
+        "if mask is not None:",
+    ),
+    "forward returns the output alone": ("return output, weights", "return output"),
+    "a softmax of your own gives NaN for a query that may attend to nothing": (
+        "heads, weights = attention(q, k, v, mask)  #",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])\n        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)\n        weights = torch.softmax(scores, dim=-1)\n        heads = weights @ v  #",
+    ),
+    "a softmax of your own puts -1e9 where -inf belongs, so a query that may attend to nothing attends to everything": (
+        "heads, weights = attention(q, k, v, mask)  #",
+        "scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])\n        scores = scores if mask is None else scores.masked_fill(~mask, -1e9)\n        weights = torch.softmax(scores, dim=-1)\n        heads = weights @ v  #",
     ),
 }
 
@@ -341,11 +385,15 @@ def count_parameters(d_model: int, n_heads: int, d_k: int | None = None, bias: b
 def single_head_width(d_model: int, budget: int, bias: bool = False) -> int:
     """The largest d_k for which an attention with one head of that width has at most ``budget`` parameters.
 
+    Args:
+        d_model, bias: as in `count_parameters`.
+        budget: how many parameters there may be. The head may well be wider than d_model.
+
     Raises:
         ValueError: if the budget does not suffice for d_k = 1.
     """
     fixed = d_model if bias else 0  # the bias of the output
-    each = count_parameters(d_model, 1, 1, bias) - fixed  # what one more feature of the head costs
+    each = 4 * d_model + (3 if bias else 0)  # what one more feature of the head costs
     width = (budget - fixed) // each
     if width < 1:
         raise ValueError(f"a head of width 1 has {fixed + each} parameters, the budget is {budget}")
@@ -387,6 +435,27 @@ def single_head_width(d_model: int, budget: int, bias: bool = False) -> int:
         "width = budget // each",
     ),
     "a width of 0 is returned when the budget is too small": ("if width < 1:", "if width < 0:"),
+    "all four biases are counted as long as d_model": (
+        "3 * inner + d_model if bias else 0",
+        "4 * d_model if bias else 0",
+    ),
+    "single_head_width forgets the biases": [
+        ("fixed = d_model if bias else 0", "fixed = 0"),
+        ("each = 4 * d_model + (3 if bias else 0)", "each = 4 * d_model"),
+    ],
+    "single_head_width lets the output bias grow with d_k": (
+        "(3 if bias else 0)",
+        "(4 if bias else 0)",
+    ),
+    "the width is rounded to the nearest, so it may be over the budget": (
+        "width = (budget - fixed) // each",
+        "width = round((budget - fixed) / each)",
+    ),
+    "the width that is returned is the first one over the budget": ("return width", "return width + 1"),
+    "a head that costs exactly the budget is refused": (
+        "width = (budget - fixed) // each",
+        "width = (budget - fixed - 1) // each",
+    ),
 }
 
 # %% exercise="ablate_head"
@@ -437,11 +506,18 @@ def ablate_head(
         "return output - contribution + stand_in",
         "return contribution - stand_in",
     ),
-    "the head sees past the mask": ("mha(x, mask=mask)", "mha(x)"),
-    "the wrong head is left out: heads are counted from 1": (
-        "    d_k = x.shape[-1] // mha.n_heads",
-        "    head, d_k = (head - 1) % mha.n_heads, x.shape[-1] // mha.n_heads",
+    "the mask is not passed on to the module": ("mha(x, mask=mask)", "mha(x)"),
+    "the mask is passed to the module in the place of x_kv": ("mha(x, mask=mask)", "mha(x, mask)"),
+    "the wrong block is taken: heads are counted from 1": (
+        "block = slice(head * d_k, (head + 1) * d_k)",
+        "block = slice((head - 1) * d_k, head * d_k)",
     ),
+    "the head's result is subtracted from its own columns of the output, without w_o": (
+        "    return output - contribution + stand_in",
+        "    output = output.clone(); output[..., block] -= found - (found.mean(dim=(0, 1)) if baseline == 'mean' else 0.0)\n    return output",
+    ),
+    "the head's columns of w_o are used, and it owns rows": ("found @ mha.w_o[block]", "found @ mha.w_o[:, block].T"),
+    "the head's rows of w_v are used, and it owns columns": ("mha.w_v[:, block]", "mha.w_v[block].T"),
     "every H-th feature is taken, and not the head's block": (
         "block = slice(head * d_k, (head + 1) * d_k)",
         "block = slice(head, None, mha.n_heads)",
@@ -458,6 +534,10 @@ def ablate_head(
         "contribution.mean(dim=(0, 1))",
         "contribution.mean(dim=1, keepdim=True)",
     ),
+    "the mean is taken over the batch and not over the tokens": (
+        "contribution.mean(dim=(0, 1))",
+        "contribution.mean(dim=0)",
+    ),
     "the mean is taken over the features as well, so it is a single number": (
         "contribution.mean(dim=(0, 1))",
         "contribution.mean()",
@@ -471,7 +551,7 @@ def ablate_head(
         "output.mean(dim=(0, 1))",
     ),
     "the baseline is ignored: the contribution is always replaced by zero": ('if baseline == "mean" else 0.0', "* 0.0"),
-    "the rows of w_o are overwritten with zeros and never restored": (
+    "the module's own parameters are overwritten with zeros and never restored": (
         "    return output - contribution + stand_in",
         "    with torch.no_grad():\n        mha.w_o[block] = 0\n    return mha(x, mask=mask)[0] + stand_in",
     ),
@@ -576,5 +656,13 @@ def head_importance(
     "the baseline is not passed on": ("mask, baseline) - target", "mask) - target"),
     "the mask is not passed on to the ablated module": ("x, h, mask, baseline)", "x, h, None, baseline)"),
     "the whole module is run without the mask": ("mha(x, mask=mask)[0] - target", "mha(x)[0] - target"),
+    "the mask is ignored": [
+        ("mha(x, mask=mask)[0] - target", "mha(x)[0] - target"),
+        ("x, h, mask, baseline)", "x, h, None, baseline)"),
+    ],
+    "the mask is passed to the module in the place of x_kv": (
+        "mha(x, mask=mask)[0] - target",
+        "mha(x, mask)[0] - target",
+    ),
     "the heads are numbered in reverse": ("for h in range(mha.n_heads)", "for h in reversed(range(mha.n_heads))"),
 }

@@ -77,6 +77,10 @@ def to_torch(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         ('[params["w_q"].T, params["w_k"].T, params["w_v"].T]', '[params["w_q"], params["w_k"], params["w_v"]]'),
         ('params["w_o"].T', 'params["w_o"]'),
     ],
+    "from_torch transposes nothing, though to_torch does": (
+        '"w_q": w_q.T, "w_k": w_k.T, "w_v": w_v.T, "w_o": state["out_proj.weight"].T',
+        '"w_q": w_q, "w_k": w_k, "w_v": w_v, "w_o": state["out_proj.weight"]',
+    ),
     "the input projections are transposed and the output projection is not": (
         'state["out_proj.weight"].T',
         'state["out_proj.weight"]',
@@ -97,6 +101,10 @@ def to_torch(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "    if unknown:",
         "    if False:",
     ),
+    "a state without biases gets biases of zero, and it should get none": (
+        "    return params",
+        "    none = torch.zeros(len(w_q))\n    return {f'b_{name}': none for name in 'qkvo'} | params",
+    ),
     "the values are detached, so no gradient gets back to the state": (
         "    return params",
         "    return {name: value.detach() for name, value in params.items()}",
@@ -111,6 +119,10 @@ def to_torch(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     ),
     "to_torch forgets the transpose of the output projection": ('params["w_o"].T', 'params["w_o"]'),
     "to_torch leaves the biases out": ('if "b_q" in params:', "if False:"),
+    "the output projection is transposed neither in from_torch nor in to_torch": [
+        ('state["out_proj.weight"].T', 'state["out_proj.weight"]'),
+        ('params["w_o"].T', 'params["w_o"]'),
+    ],
 }
 
 # %% exercise="to_additive_mask"
@@ -201,9 +213,17 @@ def to_additive_mask(
         "masked_fill(mask, -math.inf)",
         "masked_fill(mask, -1e9)",
     ),
+    "the smallest number of the dtype (torch.finfo) stands where -inf belongs": (
+        "masked_fill(mask, -math.inf)",
+        "masked_fill(mask, torch.finfo(query.dtype).min)",
+    ),
     "the causal mask hides the present as well as the future": ("triu(diagonal=1)", "triu(diagonal=0)"),
     "the causal mask lets every query see one key of the future": ("triu(diagonal=1)", "triu(diagonal=2)"),
     "the causal mask is transposed: it hides the past": ("triu(diagonal=1)", "tril(diagonal=-1)"),
+    "the causal mask is the lower triangle: it hides the past and the present, and shows the future": (
+        "triu(diagonal=1)",
+        "tril()",
+    ),
     "the causal triangle is aligned with the last key, not the first": (
         "triu(diagonal=1)",
         "triu(diagonal=1 + t_k - t_q)",
@@ -212,6 +232,7 @@ def to_additive_mask(
         "per_head.reshape(batch, -1, t_q, t_k)",
         "per_head.reshape(-1, batch, t_q, t_k).transpose(0, 1)",
     ),
+    "a three-axis mask keeps batch and heads in one axis": ("per_head.reshape(batch, -1, t_q, t_k)", "per_head"),
     "a three-axis mask is averaged over its heads": (
         "per_head.reshape(batch, -1, t_q, t_k)",
         "per_head.reshape(batch, -1, t_q, t_k).mean(dim=1, keepdim=True)",
@@ -229,6 +250,24 @@ def to_additive_mask(
         "total = total + additive(key_padding)[:, None, None, :]",
         "total = (additive(key_padding)[:, None, None, :]).expand(batch, 1, t_q, t_k)",
     ),
+    "the attention mask is ignored where causal is set": (
+        "    if attn_mask is not None:",
+        "    if attn_mask is not None and not causal:",
+    ),
+    "padded queries are masked too, and not only padded keys": (
+        "additive(key_padding)[:, None, None, :]",
+        "additive(key_padding)[:, None, None, :] + additive(key_padding)[:, None, :, None]",
+    ),
+    "a key padding of floats is turned into True and False": ("additive(key_padding)", "additive(key_padding.bool())"),
+    "the first axis has size 1 and not B": (
+        "query.new_zeros(batch, 1, t_q, t_k)",
+        "query.new_zeros(1, 1, t_q, t_k)",
+    ),
+    "the result is float32 whatever the dtype of query is": [
+        ("query.new_zeros(", "torch.zeros(", "all"),
+        ("mask.to(query.dtype)", "mask.float()"),
+    ],
+    "integers are added to the scores as if they were floats": ("if not mask.is_floating_point():", "if False:"),
     "0/1 integers are taken for True and False": (
         "if mask.dtype == torch.bool:",
         "mask = mask.bool() if not mask.is_floating_point() else mask\n        if mask.dtype == torch.bool:",
@@ -328,7 +367,7 @@ def fixed_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[tor
         "softmax(scores.masked_fill(blocked, -math.inf), dim=-1)",
         "softmax(scores, dim=-1).masked_fill(blocked, 0.0)",
     ),
-    "padded keys get -1e9, so a sequence of nothing but padding spreads its weight evenly over the padding": (
+    "padded keys get a large negative number and not -inf, so a sequence of nothing but padding looks evenly at it": (
         "scores.masked_fill(blocked, -math.inf)",
         "scores.masked_fill(blocked, -1e9)",
     ),
@@ -352,6 +391,10 @@ def fixed_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[tor
         "softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
         "softmax(scores, dim=-1) * may_attend",
     ),
+    "the forbidden keys are removed after the softmax, and the row is divided by its sum, which may be 0": (
+        "weights = softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
+        "weights = softmax(scores, dim=-1) * may_attend\n    weights = weights / weights.sum(-1, keepdim=True)",
+    ),
     "the scores are multiplied by the boolean mask, so a forbidden key has the score 0, which is not -inf": (
         "scores.masked_fill(~may_attend, -math.inf)",
         "scores * may_attend",
@@ -360,10 +403,28 @@ def fixed_causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[tor
         "scores.masked_fill(~may_attend, -math.inf)",
         "scores - 100.0 * ~may_attend",
     ),
-    "a query that may see nothing gets NaN from torch.softmax, where 0 is divided by 0": (
+    "forbidden keys get a large negative number and not -inf, so a query that may see nothing looks evenly at all keys": (
+        "scores.masked_fill(~may_attend, -math.inf)",
+        "scores.masked_fill(~may_attend, -1e9)",
+    ),
+    "a large number is taken off the scores of forbidden keys, so a query that may see nothing looks at all of them": (
+        "scores.masked_fill(~may_attend, -math.inf)",
+        "scores - 1e9 * ~may_attend",
+    ),
+    "a query that may see nothing gets NaN, as 0 is divided by 0 there": (
         "softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
         "torch.softmax(scores.masked_fill(~may_attend, -math.inf), dim=-1)",
     ),
+    "a sequence of nothing but padding gets NaN, as 0 is divided by 0 there": (
+        "softmax(scores.masked_fill(blocked, -math.inf), dim=-1)",
+        "torch.softmax(scores.masked_fill(blocked, -math.inf), dim=-1)",
+    ),
+    "torch.softmax is used throughout, and where nothing may be seen it gives NaN": (
+        "softmax(scores.masked_fill(",
+        "torch.softmax(scores.masked_fill(",
+        "all",
+    ),
+    "the boolean mask is transposed": ("~may_attend, -math.inf", "~may_attend.mT, -math.inf"),
     "every query still sees the token after it: the triangle is one diagonal too wide": (
         ".tril()",
         ".tril(diagonal=1)",
@@ -445,6 +506,10 @@ def mha_forward(
         "math.sqrt(q.shape[-1])",
         "math.sqrt(query.shape[-1])",
     ),
+    "the biases are used only where b_q is there": (
+        ' + params.get(f"b_{name}", 0.0)',
+        ' + (params[f"b_{name}"] if "b_q" in params else 0.0)',
+    ),
     "the biases are dropped": (' + params.get(f"b_{name}", 0.0)', ""),
     "the bias of the output projection is dropped": (
         'output = project(context, "o")',
@@ -455,6 +520,10 @@ def mha_forward(
         'x @ params[f"w_{name}"]',
         'x @ params[f"w_{name}"].T',
     ),
+    "the keys and the values are computed from query": [
+        ('project(key, "k")', 'project(query, "k")'),
+        ('project(value, "v")', 'project(query, "v")'),
+    ],
     "the values are computed from the keys": ('project(value, "v")', 'project(key, "v")'),
     "queries and keys have changed their projections": (
         'split(project(query, "q")), split(project(key, "k"))',
@@ -468,6 +537,14 @@ def mha_forward(
         ".transpose(1, 2).flatten(2)",
         ".reshape(q.shape[0], q.shape[2], -1)",
     ),
+    "the heads are cut out and put together by a reshape alone, and no axis ever moves": [
+        ("x.unflatten(-1, (n_heads, -1)).transpose(1, 2)", "x.reshape(x.shape[0], n_heads, x.shape[1], -1)"),
+        (".transpose(1, 2).flatten(2)", ".reshape(q.shape[0], q.shape[2], -1)"),
+    ],
+    "view puts the heads together, though memory is in another order": (
+        ".transpose(1, 2).flatten(2)",
+        ".transpose(1, 2).view(q.shape[0], q.shape[2], -1)",
+    ),
     "the features are dealt out to the heads one by one, not in blocks": (
         "x.unflatten(-1, (n_heads, -1)).transpose(1, 2)",
         "x.unflatten(-1, (-1, n_heads)).permute(0, 3, 1, 2)",
@@ -479,6 +556,20 @@ def mha_forward(
     "the weights are summed over the heads, not averaged": ("weights.mean(dim=1)", "weights.sum(dim=1)"),
     "only the first head's weights are returned": ("weights.mean(dim=1)", "weights[:, 0]"),
     "the weights are always averaged": ("weights.mean(dim=1) if average_weights else weights", "weights.mean(dim=1)"),
+    "average_weights is ignored: the weights of every head are returned": (
+        "weights.mean(dim=1) if average_weights else weights",
+        "weights",
+    ),
+    "the weights are averaged over the batch and not over the heads": ("weights.mean(dim=1)", "weights.mean(dim=0)"),
+    "batch_first is read the wrong way round": ("if not batch_first:", "if batch_first:", "all"),
+    "batch_first=False is met with a reshape, which moves nothing, and not with a transpose": (
+        "query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)",
+        "(x.reshape(x.shape[1], x.shape[0], -1) for x in (query, key, value))",
+    ),
+    "the weights are turned round with batch_first=False, and they are always batch first": (
+        "output = output.transpose(0, 1)",
+        "output, weights = output.transpose(0, 1), weights.transpose(0, 2)",
+    ),
     "batch_first=False is ignored, so attention runs across the batch": ("if not batch_first:", "if False:", "all"),
     "batch_first=False is honoured on the way in and forgotten on the way out": (
         "output = output.transpose(0, 1)",
@@ -507,6 +598,11 @@ def mha_forward(
         "weights = softmax(scores, dim=-1)",
         "weights = torch.nan_to_num(torch.softmax(scores, dim=-1))",
     ),
+    "NaN is replaced by 0 in the results, which mends the values and leaves NaN in the gradients": [
+        ("weights = softmax(scores, dim=-1)", "weights = torch.softmax(scores, dim=-1)"),
+        ("context = (weights @ v)", "context = (weights @ v).nan_to_num()"),
+        ('output = project(context, "o")', 'output, weights = project(context, "o"), weights.nan_to_num()'),
+    ],
     "the returned weights are cut off from the gradient": (
         "if average_weights else weights",
         "if average_weights else weights.detach()",
