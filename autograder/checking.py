@@ -84,6 +84,7 @@ def _remember(root: Path, verdict: Verdict) -> None:
 
 def _load(root: Path) -> dict[str, Any]:
     try:
-        return json.loads((root / "work" / "progress.json").read_text(encoding="utf-8"))
+        remembered = json.loads((root / "work" / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return remembered if isinstance(remembered, dict) and all(isinstance(v, dict) for v in remembered.values()) else {}

@@ -86,11 +86,12 @@ def configuration(root: Path, db_url: str | None = None) -> Config:
     config = Config(loaded)
     if db_url:
         try:
-            config.CourseDirectory.db_url = str(make_url(db_url).render_as_string(hide_password=False))
+            make_url(db_url).get_dialect().import_dbapi()
         except ArgumentError:
             raise CannotGrade(
                 f"{db_url!r} is no address of a gradebook; one is sqlite:///FILE or postgresql://USER@HOST/NAME"
             ) from None
+        config.CourseDirectory.db_url = db_url
     return config
 
 

@@ -94,7 +94,7 @@ def jupyter_command(root: Path, port: int, token: str, where: str, *, browser: b
         f"--ServerApp.root_dir={root}",
         f"--LabApp.default_url=/lab/tree/{where}",
         f"--LabApp.app_settings_dir={settings}",
-        f"--ServerApp.extra_static_paths=['{root / '_build' / 'html'}']",
+        f"--ServerApp.extra_static_paths={root / '_build' / 'html'}",
         "--ServerApp.log_level=ERROR",
         "--LabApp.log_level=ERROR",
         *([] if browser else ["--no-browser"]),

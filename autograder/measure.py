@@ -26,7 +26,10 @@ def notebooks(root: Path, *, demonstrations: bool = True) -> list[dict[str, Any]
     found = []
     for path in sorted((root / "notebooks").glob("ch*.py")):
         match = re.match(r"# ---\n((?:#.*\n)+?)# ---\n", path.read_text(encoding="utf-8"))
-        header = yaml.safe_load(re.sub(r"^# ?", "", match[1], flags=re.M)) if match else {}
+        try:
+            header = yaml.safe_load(re.sub(r"^# ?", "", match[1], flags=re.M)) if match else {}
+        except yaml.YAMLError as error:
+            raise MilestoneError(f"{path}: the header is no YAML: {error}") from None
         missing = {"title", "chapter", "kind", "claim", "minutes"} - set(header)
         if missing:
             raise MilestoneError(f"{path}: the header lacks {', '.join(sorted(missing))}")

@@ -64,9 +64,8 @@ def classroom(console: Console, results: list[Any]) -> None:
         flags = len(graded.flags) + sum(len(e.flags) for e in graded.exercises)
         style = STYLE.get(graded.status, "red")
         points = f"{graded.points:g}/{graded.max:g}"
-        table.add_row(
-            result.student, graded.lab, points, f"[{style}]{graded.status}[/{style}]", short, str(flags or "")
-        )
+        status = f"[{style}]{graded.status}[/{style}]"
+        table.add_row(escape(result.student), graded.lab, points, status, short, str(flags or ""))
     console.print(table)
 
 
@@ -143,6 +142,6 @@ def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         task = bar.add_task("grading", total=None)
 
         def advance(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, description=label)
+            bar.update(task, completed=done, total=total, description=escape(label))
 
         yield advance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,6 +129,7 @@ def judge(
         cell["execution_count"] = report["execution_count"] if report else None
         cell["error"] = report["error"] if report else None
     exercises = [_exercise(index, exercise, restored, reports) for exercise in index["exercises"]]
+    _point_at_the_first(exercises, restored)
     usage = {key: ran[key] for key in ("seconds", "peak_mebibytes", "connections")}
     return Verdict(index["lab"], "graded", exercises, flags, restored.cells, **usage)
 
@@ -164,6 +166,18 @@ def _exercise(
     agreed = [s for s in errors[0]["mistakes"] if all(s in other["mistakes"] for other in errors)] if errors else []
     result.mistake = agreed[0] if agreed else None
     return result
+
+
+def _point_at_the_first(exercises: list[Exercise], restored: restore.Restored) -> None:
+    """An exercise that uses an earlier one fails with it: say which to mend first."""
+    for position, exercise in enumerate(exercises):
+        if exercise.status not in ("failed", "error") or exercise.mistake:
+            continue
+        own = [c["source"] for c in restored.cells if c["kind"] == "exercise" and c["exercise"] == exercise.id]
+        words = set(re.findall(r"\w+", "\n".join(own)))
+        broken = [earlier.id for earlier in exercises[:position] if earlier.status != "passed" and earlier.id in words]
+        if broken:
+            exercise.message += f" It uses {broken[0]}, which does not pass yet: mend that first."
 
 
 def _tests(index: dict[str, Any], exercise: str) -> list[dict[str, Any]]:

@@ -2,8 +2,8 @@
 
     python benchmarks/check_speed.py [--lab ch01/lab01] [--rounds 5]
 
-Both commands run as a learner types them, interleaved, on the released notebook with the reference typed in. validate runs the
-visible tests only; check runs the hidden ones too. Prints medians, the ratio of each pair, and the machine.
+Both commands run as a learner types them, interleaved, on the released notebook with the reference typed in. validate
+runs the visible tests only; check runs the hidden ones too. Prints medians, the ratio of each pair, and the machine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def main() -> None:
     print(f"course check, first     {first:.2f} s (starts the warm process)")
     print(f"course check, warm      {statistics.median(c for c, _ in pairs):.2f} s (median of {options.rounds})")
     print(f"nbgrader validate       {statistics.median(v for _, v in pairs):.2f} s")
-    print(f"check / validate        {statistics.median(ratios):.2f} (median of pairs; {min(ratios):.2f} to {max(ratios):.2f})")
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"check / validate        {statistics.median(ratios):.2f} (median of pairs; {spread})")
     print(f"machine                 {json.dumps(machine())}")
 
 

@@ -48,8 +48,8 @@ def built_course(tmp_path_factory):
 def nbgrader_class(built_course, tmp_path_factory):
     """A term of the tiny course with stock nbgrader and two learners.
 
-    Ann has everything right and hands in over a local exchange. Ben lacks one check in the first exercise, has not begun
-    the second, and sends his file.
+    Ann has everything right and hands in over a local exchange. Ben lacks one check in the first exercise, has not
+    begun the second, and sends his file.
     """
     from tests import learners
     from tests.nbgrader_shell import nbgrader

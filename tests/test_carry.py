@@ -113,7 +113,7 @@ def without(notebook, condition):
         (b'{"cells": [{"cell_type": "code", "source": "", "metadata": {"nbgrader": 3}}]}', ""),
         (bytes(range(256)), "utf-8"),
     ],
-    ids=lambda value: None if isinstance(value, str) else repr(value)[:40],
+    ids=lambda value: f"without {value[0].__name__}" if isinstance(value, tuple) else None,
 )
 def test_what_does_not_pass_gives_the_reference_and_says_why(own, built_course, capsys, content, why):
     if isinstance(content, tuple):
@@ -167,3 +167,11 @@ def test_the_notebook_is_only_read(own):
     carry(learners.LAB, "ema", start=path.parent)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_helpers_in_cells_of_your_own_come_along_and_pictures_stay(own, built_course):
+    answer = MINE.replace("(1 - beta) * row", "left(beta) * row")
+    helpers = "import math\ndef left(beta):\n    return math.fsum([1, -beta])"
+    content = learners.notebook(built_course, {"ema": answer}, extra=helpers)
+    content["cells"].insert(0, learners.code_cell("raise RuntimeError('a long training run')"))
+    assert is_mine(carry(learners.LAB, "ema", start=own(content).parent))

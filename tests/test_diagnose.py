@@ -261,7 +261,7 @@ CELLS = {
     "error without a name": MEAN_TEST,
     "raises as the table says": "def mean(x):\n    return [][x.ndim]\n",
     "error with a name": MEAN_TEST,
-    "stops later": "calls = [3]\ndef mean(x):\n    if not calls: raise KeyboardInterrupt\n    calls.pop()\n    return x\n",
+    "stops later": "once = [0]\ndef mean(x):\n    if not once: raise KeyboardInterrupt\n    return once.pop()\n",
     "stopped": MEAN_TEST,
     "unwritten": "def mean(x):\n    raise NotImplementedError  # your code here\n",
     "not implemented": MEAN_TEST,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -78,9 +79,9 @@ def test_another_correct_answer_earns_everything_though_it_warns(grade, right, b
 HARMLESS = {
     "stderr": "import sys\nprint('noise', file=sys.stderr)",
     "progress bar": "import sys\nfor i in range(100):\n    sys.stderr.write(f'\\r{i}%')",
-    "huge output": "for i in range(200_000):\n    print('x' * 50)",
-    "a million displays": "from IPython.display import display\nfor i in range(5_000):\n    display(i)",
-    "displayed bytes": "from IPython.display import display\ndisplay({'image/png': b'no picture'}, raw=True)",
+    "a huge output": "print('x' * 10_000_000)",
+    "many outputs": "for i in range(200_000):\n    print('x' * 50)",
+    "many displays": "from IPython.display import display\nfor i in range(5_000):\n    display('x' * 1000)",
     "displayed objects": "from IPython.display import display\ndisplay({('a', 1): {1, 2}, 'b': object()}, raw=True)",
     "half a character": "print('\\ud800')\n'\\udfff'",
     "another print": "import builtins\nprint = None\nbuiltins.print = lambda *a, **k: 1 / 0",
@@ -107,6 +108,12 @@ def test_a_cell_of_the_learner_s_own_costs_nothing(grade, right, extra):
     kept = json.dumps([cell["outputs"] for cell in result.cells], ensure_ascii=False)
     assert len(kept) < 3_000_000, "what is kept of one cell is bounded"
     kept.encode("utf-8")
+
+
+def test_displayed_bytes_are_kept_as_nbformat_wants_them(grade, right):
+    result = grade(right, "from IPython.display import display\ndisplay({'image/png': b'no picture'}, raw=True)")
+    (output,) = next(cell["outputs"] for cell in result.cells if cell["kind"] == "extra")
+    assert output["data"] == {"image/png": base64.b64encode(b"no picture").decode()}
 
 
 def test_points_go_by_test_cell(grade, right):
@@ -327,3 +334,12 @@ def test_a_measured_run_has_no_network_and_says_what_it_took(grade, right):
     assert earned(result) == MAX
     assert result.seconds > 0
     assert result.peak_mebibytes > 1
+
+
+def test_an_exercise_that_uses_a_failing_one_says_which_to_mend_first(grade, right):
+    chained = right["steps_to"].replace("steps = 0\n", "steps = int(ema(torch.zeros(1, 1), 0.5)) + 3\n")
+    assert chained != right["steps_to"]
+    wrong = grade({"ema": EMA + "return x * 0", "steps_to": chained})
+    assert wrong.exercises[1].status == "failed"
+    assert wrong.exercises[1].message.endswith("It uses ema, which does not pass yet: mend that first.")
+    assert "mend that first" not in grade(right | {"steps_to": chained}).exercises[1].message

@@ -100,9 +100,10 @@ def add_lab_box(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         path = catalog_pages.notebook_path(lab)
         colab = links.colab_url(path, root)
         opening = f'<a class="do" href="{escape(colab)}">Open in Colab</a>' if colab else ""
+        where = path.replace("release/", "work/", 1)
         html = (
             f'<div class="lab-box"><p><b>This page is for reading.</b> To do the lab, run <code>make learn</code> and '
-            f"open <code>{escape(path.replace('release/', 'work/', 1))}</code>, or use Colab. <code>course check {escape(lab.id)}</code> tells you "
+            f"open <code>{escape(where)}</code>, or use Colab. <code>course check {escape(lab.id)}</code> tells you "
             f"where you stand.</p>{opening}</div>"
         )
         title.parent.insert(title.parent.index(title) + 1, nodes.raw("", html, format="html"))

@@ -274,6 +274,13 @@ check.gradients(attention_scores, oracle, [q, k], "gradients reach the queries a
         "k.transpose(-2, -1)",
         "k.reshape(*k.shape[:-2], d_k, k.shape[-2])",
     ),
+    "the cosine of the angle is computed, in which the lengths of query and key no longer count": [
+        (" / math.sqrt(d_k)", ""),
+        (
+            "q @ k.transpose(-2, -1)",
+            "(q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).transpose(-2, -1)",
+        ),
+    ],
     "every vector is first scaled to length 1 (cosine similarity), so that the length of a query no longer counts": (
         "q @ k.transpose(-2, -1)",
         "(q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).transpose(-2, -1)",
@@ -424,26 +431,26 @@ check.gradients(softmax, lambda x: oracle(x, -1), [low], "gradients of -10,000 b
         ("torch.exp(x - largest)", "torch.exp(x)"),
         (".clamp(min=1)", ""),
     ],
-    "nothing is subtracted before the exponential: a guard on the sum hides what becomes 0, not what overflows": (
-        "torch.exp(x - largest)",
-        "torch.exp(x)",
-    ),
+    "nothing is subtracted before the exponential: a guard on the sum hides what becomes 0, not what overflows": [
+        ("torch.exp(x - largest)", "torch.exp(x)"),
+        (".clamp(min=1)", ".clamp(min=torch.finfo(x.dtype).tiny)"),
+    ],
     "the largest entry of the whole tensor is subtracted, not the largest along dim, and rows far below it become 0 / 0": [
         ("x.amax(dim=dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)", "x.amax()"),
         (".clamp(min=1)", ""),
     ],
-    "the largest entry of the whole tensor is subtracted, not the largest along dim": (
-        "x.amax(dim=dim, keepdim=True)",
-        "x.amax()",
-    ),
+    "the largest entry of the whole tensor is subtracted, not the largest along dim": [
+        ("x.amax(dim=dim, keepdim=True)", "x.amax()"),
+        (".clamp(min=1)", ".clamp(min=torch.finfo(x.dtype).tiny)"),
+    ],
     "keepdim=True is missing, so that a slice meets the largest entry and the sum of another one": [
         (", keepdim=True).clamp(min=torch.finfo(x.dtype).min)", ")"),
         (", keepdim=True).clamp(min=1)", ")"),
     ],
-    "the largest entry is found along dim, but the sum is taken along the last axis": (
-        "exponentials.sum(dim=dim",
-        "exponentials.sum(dim=-1",
-    ),
+    "the largest entry is found along dim, but the sum is taken along the last axis": [
+        ("exponentials.sum(dim=dim", "exponentials.sum(dim=-1"),
+        (".clamp(min=1)", ".clamp(min=torch.finfo(x.dtype).tiny)"),
+    ],
     "the largest absolute value is subtracted, so that rows of very negative scores vanish": (
         "x.amax(",
         "x.abs().amax(",
@@ -689,7 +696,7 @@ check.equal(weights[:, 3], torch.zeros(5), "a masked key with a score above 10,0
         "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
         "        weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)",
     ),
-    "the mask is applied after the softmax and the rest divided by its sum, which is 0 for a query that may look at nothing": (
+    "a query that may look at nothing ends in 0 / 0 or in -inf - (-inf): in your softmax, or because the mask comes after it": (
         '    if mask is not None:\n        scores = scores.masked_fill(~mask, float("-inf"))\n    weights = softmax(scores, dim=-1)',
         "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
         "        weights = weights / weights.sum(dim=-1, keepdim=True)",
@@ -984,7 +991,12 @@ def attention_cost(T: int, d: int, batch: int = 1, bytes_per_value: int = 4) -> 
 from coursekit import check
 
 names = ["attention_flops", "projection_flops", "qkv_bytes", "weights_bytes"]
-check.equal(sorted(attention_cost(T=2, d=3)), names, "a dict of the four names in the docstring, in any order")
+check.equal(
+    sorted(attention_cost(T=2, d=3)),
+    names,
+    "a dict of the four names in the docstring, in any order",
+    hint="Return a dict with these four keys, spelt like this, and no other.",
+)
 check.equal(attention_cost(T=2, d=3)["attention_flops"], 48, "T = 2, d = 3: 24 operations for each of the two products")
 check.equal(
     attention_cost(T=2, d=3)["projection_flops"], 108, "T = 2, d = 3: 36 operations for each of the three projections"

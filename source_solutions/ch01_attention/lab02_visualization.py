@@ -1,7 +1,7 @@
 # ---
 # title: Seeing attention
 # lab: ch01/lab02
-# minutes: 70
+# minutes: 85
 # difficulty: 2
 # hardware: cpu
 # needs: [ch01/lab01]
@@ -101,7 +101,8 @@ sharpness
 # ## Exercise 1 · `attention_entropy`
 #
 # Turn each row of weights into one number: its entropy in bits. Masked keys have weight exactly zero, so $0 \cdot \log 0$ will
-# happen, in the value *and* in the gradient (entropy is used as a training penalty, too). Both have to stay finite.
+# happen, in the value *and* in the gradient (entropy is used as a training penalty, too). Both have to stay finite. Write it
+# from a logarithm and a sum; `torch.distributions`, which the picture above uses, would do the work for you and is not allowed.
 #
 # *Difficulty 2 of 5 · 10 minutes · 4 points*
 
@@ -117,7 +118,8 @@ def attention_entropy(weights: torch.Tensor) -> torch.Tensor:
     Returns:
         Tensor of shape (..., T_q) and the dtype of ``weights``. A row with all its weight on one key has 0 bits, a row
         spread evenly over n keys has log2(n) bits, a row of zeros has 0. A weight of exactly zero adds nothing, and
-        the gradient is finite there; through a masked softmax it is what it would be without the masked keys.
+        the gradient is finite there. Followed back through a masked softmax, the gradient of the scores is what it would
+        be without the masked keys.
 
     Source: Shannon, A Mathematical Theory of Communication, 1948, section 6.
     """
@@ -132,7 +134,8 @@ def attention_entropy(weights: torch.Tensor) -> torch.Tensor:
 # <details><summary>A nudge</summary>A base-two logarithm of what, exactly, do you want for a weight of zero, given that it
 # is multiplied by zero anyway?</details>
 # <details><summary>A bigger nudge</summary>Mending the product after the logarithm mends the value, not the gradient: the
-# backward pass still goes through log(0). Change the number that goes <em>into</em> the logarithm.</details>
+# backward pass still goes through log(0). Change the number that goes <em>into</em> the logarithm, and only where the weight is
+# zero: a small number added everywhere shifts the entropy.</details>
 
 # %% test="attention_entropy" points=2
 from coursekit import check
@@ -221,6 +224,16 @@ check.gradients(
         "torch.where(weights > 0, weights, torch.ones_like(weights))",
         "weights",
     ),
+    "the slope of w · log w is left as it is at zero, where it is infinite: the values are right, the gradients are not finite": (
+        "-(weights * safe.log2()).sum(dim=-1)",
+        "torch.special.entr(weights).sum(dim=-1) / math.log(2)",
+    ),
+    "a small number is added to every weight before the logarithm, which shifts the entropy": (
+        "torch.where(weights > 0, weights, torch.ones_like(weights))",
+        "weights + 1e-6",
+    ),
+    "all numbers are summed into one, not each row for itself": (".sum(dim=-1)", ".sum()"),
+    "the axis that is summed is kept, with length 1": (".sum(dim=-1)", ".sum(dim=-1, keepdim=True)"),
     "the zeros are mended after the logarithm: the values are right, the gradients are NaN": [
         ("torch.where(weights > 0, weights, torch.ones_like(weights))", "weights"),
         ("return -(weights * safe.log2()).sum", "return -torch.where(weights > 0, weights * safe.log2(), 0).sum"),
@@ -264,7 +277,7 @@ def top_keys(weights: torch.Tensor, tokens: list[str], n: int) -> list[list[tupl
 
     Returns:
         One list for each query, in order: pairs (token, weight), the largest weight first. Of equal weights the key at
-        the earlier position comes first. Weights are plain floats, unchanged.
+        the earlier position comes first. Weights are plain Python floats, not rounded.
 
     Raises:
         ValueError: if n < 1, or if ``tokens`` does not name every key.
@@ -302,6 +315,12 @@ check.equal(
 check.close(
     [[float(w) for _, w in row] for row in found], [[0.625, 0.25], [0.5, 0.25]], "their weights", atol=0.0, rtol=0.0
 )
+check.that(
+    all(type(w) is float for row in found for _, w in row),
+    "the weights are plain Python floats",
+    why=f"the first one is {found[0][0][1]!r}",
+    hint="float() makes a plain number of one weight, .tolist() of all.",
+)
 even = top_keys(torch.full((1, 6), 1 / 6), list("bfaced"), 3)
 check.equal([token for token, _ in even[0]], ["b", "f", "a"], "of equal weights the earlier position comes first")
 ### BEGIN HIDDEN TESTS
@@ -331,6 +350,13 @@ for name, case in cases.items():
         )
 twice = top_keys(torch.tensor([[0.375, 0.125, 0.5]]), ["the", "cat", "the"], 2)
 check.equal([token for token, _ in twice[0]], ["the", "the"], "a name that occurs twice is listed for each of its keys")
+check.close(
+    [float(w) for _, w in twice[0]],
+    [0.5, 0.375],
+    "a name that occurs twice has each key's own weight",
+    atol=0.0,
+    rtol=0.0,
+)
 check.raises(ValueError, lambda: top_keys(torch.eye(3), list("abc"), 0), "n = 0 raises ValueError")
 check.raises(ValueError, lambda: top_keys(torch.zeros(3, 4), list("abc"), 2), "3 names for 4 keys raise ValueError")
 check.raises(ValueError, lambda: top_keys(torch.zeros(4, 3), list("abcd"), 2), "4 names for 3 keys raise ValueError")
@@ -346,6 +372,19 @@ check.raises(ValueError, lambda: top_keys(torch.zeros(4, 3), list("abcd"), 2), "
     ),
     "the columns are read as queries": ("weights.tolist()", "weights.T.tolist()"),
     "one key too few is named": ("order[:n]", "order[: n - 1]"),
+    "topk or another sort that is not stable decides between equal weights": (
+        "sorted(range(len(row)), key=lambda j: -row[j])",
+        "torch.tensor(row).topk(min(n, len(row))).indices.tolist()",
+    ),
+    "the sort is not a stable one: of many equal weights a later position may come first": (
+        "sorted(range(len(row)), key=lambda j: -row[j])",
+        "torch.tensor(row).argsort(descending=True).tolist()",
+    ),
+    "the weight is looked up by name, so that all keys of one name get the weight of the first": (
+        "(tokens[j], row[j])",
+        "(tokens[j], row[tokens.index(tokens[j])])",
+    ),
+    "the weights are still tensors, where plain floats are asked for": ("in weights.tolist():", "in weights:"),
     "the weights are scaled so that the n of them sum to one": (
         "(tokens[j], row[j])",
         "(tokens[j], row[j] / (sum(row[k] for k in order[:n]) or 1))",
@@ -455,7 +494,7 @@ check.close(
     seen["values"],
     weights.double(),
     "the cells, read from the top left, are the weights",
-    hint="Which row is at the top of the picture?",
+    hint="Print read_heatmaps(figure)[0]['values'] beside the weights. Is another row at the top, is a number changed?",
 )
 check.that(
     all(token in label for token, label in zip(["ann", "bob", "cid"], seen["rows"], strict=True)),
@@ -464,7 +503,18 @@ check.that(
 )
 check.that("key" in seen["x_title"].lower(), "the title of the x axis says key", why=f"it says {seen['x_title']!r}")
 check.that("query" in seen["y_title"].lower(), "the title of the y axis says query", why=f"it says {seen['y_title']!r}")
-check.equal(seen["colour_range"], (0, 1), "the colour range is fixed at 0 to 1")
+check.equal(
+    seen["colour_range"],
+    (0, 1),
+    "the colour range is fixed at 0 to 1",
+    hint="Where an end of the range is not given, plotly takes it from the data.",
+)
+check.that(
+    not hover_names(seen["hover"][2][1], "bob", "cid", 0.625),
+    "the hover text calls the row the query and the column the key",
+    why="over the third query and the second key, it calls the second the query and the third the key",
+    hint="In a template, %{y} stands for the row and %{x} for the column.",
+)
 check.that(
     hover_names(seen["hover"][2][1], "cid", "bob", 0.625),
     "hovering over the third query and the second key names both, and the weight",
@@ -527,17 +577,22 @@ for name, weights, rows, columns in (
     check.that(
         all(a in b for a, b in zip(rows, seen["rows"], strict=True)),
         f"labels of the queries: {name}",
-        why=str(seen["rows"]),
+        why=f"from the top they are {seen['rows']}",
     )
     check.that(
         all(a in b for a, b in zip(columns, seen["columns"], strict=True)),
         f"labels of the keys: {name}",
-        why=str(seen["columns"]),
+        why=f"from the left they are {seen['columns']}",
     )
     for i, query in enumerate(rows):
         for j, key in enumerate(columns):
             text = seen["hover"][i][j]
             why = f"row {i}, column {j} says {text!r}"
+            check.that(
+                not hover_names(text, key, query, weights[i, j].item()),
+                f"the hover text calls the row the query and the column the key: {name}",
+                why=f"row {i}, column {j} calls the key the query",
+            )
             check.that(
                 hover_names(text, query, key, weights[i, j].item()),
                 f"hover text names query, key and weight: {name}",
@@ -562,6 +617,11 @@ for name, weights, rows, columns in (
         (", tickvals=list(range(len(tokens_q))), ticktext=tokens_q", ""),
     ],
     "the hover text calls the key query and the query key": ("query: %{y}<br>key: %{x}", "query: %{x}<br>key: %{y}"),
+    "the hover text is plotly's own, which calls them x, y and z": (
+        '        hovertemplate="query: %{y}<br>key: %{x}<br>weight: %{z:.3f}<extra></extra>",\n',
+        "",
+    ),
+    "the axes have no titles": [('title="key", ', ""), ('title="query", ', "")],
     "the hover text shows positions or tokens but not the weight": ("<br>weight: %{z:.3f}", ""),
     "the axis titles have changed places": [
         ('title="key"', 'title="QUERY"'),
@@ -616,6 +676,7 @@ def attention_heatmap(weights, tokens_q, tokens_k=None):
 #
 # A layer has many heads, and the question is usually which of them is worth a closer look. Draw all of them at a glance: one small
 # heat map a head, in reading order, with one colour scale for all. What you learnt in exercise 3 has to hold in *every* panel.
+# You may build on your `attention_heatmap`, or start afresh. `grid_height`, given above, suggests a height for the figure.
 #
 # *Difficulty 3 of 5 · 15 minutes · 3 points*
 
@@ -668,7 +729,8 @@ def head_grid(weights: torch.Tensor, tokens: list[str]) -> go.Figure:
 # <details><summary>A nudge</summary>`make_subplots` makes the grid and its titles. Head h stands in row h // columns and column
 # h % columns, and plotly counts rows and columns from 1.</details>
 # <details><summary>A bigger nudge</summary>A trace can leave its colours to the figure: give every heat map the same `coloraxis` and
-# describe that once in the layout, with `cmin` and `cmax`. `update_yaxes` without a row and a column changes every panel.</details>
+# describe that once in the layout, with `cmin` and `cmax`. `update_yaxes` without a row and a column changes every panel. A trace
+# taken from another figure brings its cells and its hover text along, but not that figure's axes.</details>
 
 # %% test="head_grid" points=2
 from coursekit import check
@@ -697,12 +759,17 @@ tops = [panel["top"] for panel in panels]
 check.equal(
     [tops.count(top) for top in sorted(set(tops), reverse=True)], [4, 2], "6 heads make a row of 4 and a row of 2"
 )
-for h in (1, 3, 5):
+for h in (1, 3, 4, 5, 8):
     panels = read_heatmaps(head_grid(torch.eye(2).repeat(h, 1, 1), ["ann", "bob"]))
     tops = [panel["top"] for panel in panels]
     counts = [tops.count(top) for top in sorted(set(tops), reverse=True)]
-    check.equal(counts, {1: [1], 3: [3], 5: [4, 1]}[h], f"{h} heads: panels in each row")
-    check.that(min(panel["bottom"] for panel in panels) < 0.15, f"{h} heads: there is no empty row")
+    check.equal(counts, {1: [1], 3: [3], 4: [4], 5: [4, 1], 8: [4, 4]}[h], f"{h} heads: panels in each row")
+    lowest = min(panel["bottom"] for panel in panels)
+    check.that(
+        lowest < 0.15,
+        f"{h} heads: there is no empty row",
+        why=f"the lowest panel ends at {lowest:.0%} of the figure's height",
+    )
 check.raises(
     ValueError, lambda: head_grid(torch.zeros(2, 3, 3), ["ann", "bob"]), "2 names for 3 tokens raise ValueError"
 )
@@ -734,7 +801,8 @@ for h, panel in enumerate(panels):
     for i, query in enumerate(tokens):
         for j, key in enumerate(tokens):
             why = f"row {i}, column {j} says {panel['hover'][i][j]!r}"
-            good = hover_names(panel["hover"][i][j], query, key, weights[h, i, j].item())
+            # The first test compares cells and weights; here the text has to agree with its cell.
+            good = hover_names(panel["hover"][i][j], query, key, float(panel["values"][i, j]))
             check.that(good, f"the hover text of head {h + 1} names query, key and weight", why=why)
 left, bottom = min(panel["left"] for panel in panels), min(panel["bottom"] for panel in panels)
 for panel in panels:
@@ -742,13 +810,13 @@ for panel in panels:
         check.that(
             "query" in panel["y_title"].lower(),
             "the panels on the left call their y axis query",
-            why=repr(panel["y_title"]),
+            why=f"one of them says {panel['y_title']!r}",
         )
     if panel["bottom"] == bottom:
         check.that(
             "key" in panel["x_title"].lower(),
             "the panels of the bottom row call their x axis key",
-            why=repr(panel["x_title"]),
+            why=f"one of them says {panel['x_title']!r}",
         )
 ### END HIDDEN TESTS
 
@@ -773,6 +841,13 @@ for panel in panels:
         "fig.update_yaxes(names)",
     ),
     "rows and columns have changed places in every panel": ("weights.tolist()", "weights.mT.tolist()"),
+    "only the first panel names its keys": (
+        "fig.update_xaxes(names)",
+        "fig.update_xaxes(names, row=1, col=1)",
+    ),
+    "the panels at the bottom have no axis title": ('    fig.update_xaxes(title="key", row=n_rows)\n', ""),
+    "the panels on the left have no axis title": ('    fig.update_yaxes(title="query", col=1)\n', ""),
+    "a number of heads that 4 divides gets an empty row": ("math.ceil(n_heads / n_columns)", "n_heads // 4 + 1"),
     "every panel shows the average over the heads": ("z=head", "z=weights.mean(0).tolist()"),
     "every panel shows head 1": ("z=head", "z=weights[0].tolist()"),
     "the heads stand in reverse order": ("weights.tolist()", "weights.flip(0).tolist()"),
@@ -874,22 +949,24 @@ import torch
 names = ["previous", "same", "first", "reversed", "induction"]
 weights = torch.tensor(
     [
-        [1.0, 0.0, 0.0, 0.0],
-        [0.5, 0.5, 0.0, 0.0],
-        [0.25, 0.5, 0.25, 0.0],
+        [0.5, 0.25, 0.125, 0.125],
+        [0.25, 0.5, 0.125, 0.125],
+        [0.125, 0.5, 0.25, 0.125],
         [0.0, 0.125, 0.75, 0.125],
     ]
 )
 scores = pattern_scores(weights, ["a", "b", "a", "b"])
 check.equal(list(scores), names, "the names, in order")
 check.close(
-    scores["previous"], (0.5 + 0.5 + 0.75) / 3, "previous: the first query has no previous position and does not count"
+    scores["previous"], (0.25 + 0.5 + 0.75) / 3, "previous: the first query has no previous position and does not count"
 )
-check.close(scores["same"], (1 + 0.5 + 0.25 + 0.125) / 4, "same: the diagonal")
-check.close(scores["first"], (1 + 0.5 + 0.25 + 0) / 4, "first: the first key, for every query")
-check.close(scores["reversed"], (0 + 0 + 0.5 + 0) / 4, "reversed: query 0 and the last key, and so on")
+check.close(scores["same"], (0.5 + 0.5 + 0.25 + 0.125) / 4, "same: the diagonal")
+check.close(scores["first"], (0.5 + 0.25 + 0.125 + 0) / 4, "first: the first key, for every query")
+check.close(scores["reversed"], (0.125 + 0.125 + 0.5 + 0) / 4, "reversed: query 0 and the last key, and so on")
 check.close(
-    scores["induction"], (0.5 + 0.75) / 2, "induction: the third token 'a' stood at 0 before, so it should look at 1"
+    scores["induction"],
+    (0.5 + 0.75) / 2,
+    "induction: the 'a' at 2 stood at 0 before and should look at 1, the 'b' at 3 stood at 1 and should look at 2",
 )
 
 
@@ -943,6 +1020,11 @@ check.raises(
 # %% mistakes="pattern_scores"
 {
     "previous looks at the next position": ("j == i - 1", "j == i + 1"),
+    "previous wraps around: the first query looks at position -1, which Python takes for the last": (
+        "j == i - 1",
+        "j == (i - 1) % n_tokens",
+    ),
+    "same means every place of the same token, not the position itself": ('"same": j == i', '"same": equal'),
     "queries without a target count as zeros": ("on_target[target.any(dim=1)]", "on_target"),
     "rows and columns have changed places: the keys are read as queries": (
         "(weights * target)",
@@ -954,8 +1036,21 @@ check.raises(
     ),
     "induction looks at the earlier token itself, not at the one after it": (".roll(1, dims=1)", ""),
     "induction looks at the token before the earlier one": (".roll(1, dims=1)", ".roll(-1, dims=1)"),
-    "induction also takes places that are not earlier": ("(equal & (j < i))", "(equal & (j != i))"),
-    "induction takes a token's own position for an earlier one": ("(j < i)", "(j <= i)"),
+    "induction also takes places that are not earlier": (
+        "(equal & (j < i))",
+        "(equal & (j != i) & (j < n_tokens - 1))",
+    ),
+    "induction takes a token's own position for an earlier one": ("(j < i)", "(j <= i) & (j < n_tokens - 1)"),
+    "induction takes only the latest of a token's earlier places": (
+        "(equal & (j < i))",
+        "(equal & (j < i) & (j == (equal * (j < i) * (j + 1)).amax(dim=1, keepdim=True) - 1))",
+    ),
+    "induction takes only the first of a token's earlier places": (
+        "(equal & (j < i))",
+        "(equal & (j < i) & ((equal & (j < i)).cumsum(dim=1) == 1))",
+    ),
+    "induction leaves out a token that follows itself": ("(j < i)", "(j < i - 1)"),
+    "a mean is taken even of no queries at all, which is NaN": (" if len(counted) else 0.0", ""),
     "reversed is off by one": ("n_tokens - 1 - i", "n_tokens - i"),
     "the weights on several targets are averaged, not summed": (
         "(weights * target).sum(dim=1)",
@@ -1220,8 +1315,9 @@ curves.update_layout(
 # - **The first query at the bottom.** plotly draws upwards. The map of a reversing head then looks like the map of a copying head.
 # - **0 · log 0.** The mask puts exact zeros into the weights. One NaN in a penalty on the entropy, and the whole model is NaN after one step.
 # - **Averaging over heads before looking.** One head at the previous token and one at the first token average to a head that does neither.
-# - **Averaging entropy over queries of a causal map.** Query 0 has 0 bits whatever the head does: it has only one key. More mistakes that do not crash are on
-#   the page [pitfalls](../../book/ch01_attention/pitfalls.md).
+# - **Averaging entropy over queries of a causal map.** Query 0 has 0 bits whatever the head does: it has only one key.
+#
+# More mistakes that do not crash are on the page [pitfalls](../../book/ch01_attention/pitfalls.md).
 #
 # ## Going further
 #

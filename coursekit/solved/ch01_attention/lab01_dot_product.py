@@ -51,6 +51,13 @@ def attention_scores(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         "k.transpose(-2, -1)",
         "k.reshape(*k.shape[:-2], d_k, k.shape[-2])",
     ),
+    "the cosine of the angle is computed, in which the lengths of query and key no longer count": [
+        (" / math.sqrt(d_k)", ""),
+        (
+            "q @ k.transpose(-2, -1)",
+            "(q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).transpose(-2, -1)",
+        ),
+    ],
     "every vector is first scaled to length 1 (cosine similarity), so that the length of a query no longer counts": (
         "q @ k.transpose(-2, -1)",
         "(q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).transpose(-2, -1)",
@@ -86,26 +93,26 @@ def softmax(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
         ("torch.exp(x - largest)", "torch.exp(x)"),
         (".clamp(min=1)", ""),
     ],
-    "nothing is subtracted before the exponential: a guard on the sum hides what becomes 0, not what overflows": (
-        "torch.exp(x - largest)",
-        "torch.exp(x)",
-    ),
+    "nothing is subtracted before the exponential: a guard on the sum hides what becomes 0, not what overflows": [
+        ("torch.exp(x - largest)", "torch.exp(x)"),
+        (".clamp(min=1)", ".clamp(min=torch.finfo(x.dtype).tiny)"),
+    ],
     "the largest entry of the whole tensor is subtracted, not the largest along dim, and rows far below it become 0 / 0": [
         ("x.amax(dim=dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)", "x.amax()"),
         (".clamp(min=1)", ""),
     ],
-    "the largest entry of the whole tensor is subtracted, not the largest along dim": (
-        "x.amax(dim=dim, keepdim=True)",
-        "x.amax()",
-    ),
+    "the largest entry of the whole tensor is subtracted, not the largest along dim": [
+        ("x.amax(dim=dim, keepdim=True)", "x.amax()"),
+        (".clamp(min=1)", ".clamp(min=torch.finfo(x.dtype).tiny)"),
+    ],
     "keepdim=True is missing, so that a slice meets the largest entry and the sum of another one": [
         (", keepdim=True).clamp(min=torch.finfo(x.dtype).min)", ")"),
         (", keepdim=True).clamp(min=1)", ")"),
     ],
-    "the largest entry is found along dim, but the sum is taken along the last axis": (
-        "exponentials.sum(dim=dim",
-        "exponentials.sum(dim=-1",
-    ),
+    "the largest entry is found along dim, but the sum is taken along the last axis": [
+        ("exponentials.sum(dim=dim", "exponentials.sum(dim=-1"),
+        (".clamp(min=1)", ".clamp(min=torch.finfo(x.dtype).tiny)"),
+    ],
     "the largest absolute value is subtracted, so that rows of very negative scores vanish": (
         "x.amax(",
         "x.abs().amax(",
@@ -189,7 +196,7 @@ def attention(
         "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
         "        weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)",
     ),
-    "the mask is applied after the softmax and the rest divided by its sum, which is 0 for a query that may look at nothing": (
+    "a query that may look at nothing ends in 0 / 0 or in -inf - (-inf): in your softmax, or because the mask comes after it": (
         '    if mask is not None:\n        scores = scores.masked_fill(~mask, float("-inf"))\n    weights = softmax(scores, dim=-1)',
         "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
         "        weights = weights / weights.sum(dim=-1, keepdim=True)",

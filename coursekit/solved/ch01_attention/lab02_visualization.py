@@ -25,7 +25,8 @@ def attention_entropy(weights: torch.Tensor) -> torch.Tensor:
     Returns:
         Tensor of shape (..., T_q) and the dtype of ``weights``. A row with all its weight on one key has 0 bits, a row
         spread evenly over n keys has log2(n) bits, a row of zeros has 0. A weight of exactly zero adds nothing, and
-        the gradient is finite there; through a masked softmax it is what it would be without the masked keys.
+        the gradient is finite there. Followed back through a masked softmax, the gradient of the scores is what it would
+        be without the masked keys.
 
     Source: Shannon, A Mathematical Theory of Communication, 1948, section 6.
     """
@@ -48,6 +49,16 @@ def attention_entropy(weights: torch.Tensor) -> torch.Tensor:
         "torch.where(weights > 0, weights, torch.ones_like(weights))",
         "weights",
     ),
+    "the slope of w · log w is left as it is at zero, where it is infinite: the values are right, the gradients are not finite": (
+        "-(weights * safe.log2()).sum(dim=-1)",
+        "torch.special.entr(weights).sum(dim=-1) / math.log(2)",
+    ),
+    "a small number is added to every weight before the logarithm, which shifts the entropy": (
+        "torch.where(weights > 0, weights, torch.ones_like(weights))",
+        "weights + 1e-6",
+    ),
+    "all numbers are summed into one, not each row for itself": (".sum(dim=-1)", ".sum()"),
+    "the axis that is summed is kept, with length 1": (".sum(dim=-1)", ".sum(dim=-1, keepdim=True)"),
     "the zeros are mended after the logarithm: the values are right, the gradients are NaN": [
         ("torch.where(weights > 0, weights, torch.ones_like(weights))", "weights"),
         ("return -(weights * safe.log2()).sum", "return -torch.where(weights > 0, weights * safe.log2(), 0).sum"),
@@ -74,7 +85,7 @@ def top_keys(weights: torch.Tensor, tokens: list[str], n: int) -> list[list[tupl
 
     Returns:
         One list for each query, in order: pairs (token, weight), the largest weight first. Of equal weights the key at
-        the earlier position comes first. Weights are plain floats, unchanged.
+        the earlier position comes first. Weights are plain Python floats, not rounded.
 
     Raises:
         ValueError: if n < 1, or if ``tokens`` does not name every key.
@@ -100,6 +111,19 @@ def top_keys(weights: torch.Tensor, tokens: list[str], n: int) -> list[list[tupl
     ),
     "the columns are read as queries": ("weights.tolist()", "weights.T.tolist()"),
     "one key too few is named": ("order[:n]", "order[: n - 1]"),
+    "topk or another sort that is not stable decides between equal weights": (
+        "sorted(range(len(row)), key=lambda j: -row[j])",
+        "torch.tensor(row).topk(min(n, len(row))).indices.tolist()",
+    ),
+    "the sort is not a stable one: of many equal weights a later position may come first": (
+        "sorted(range(len(row)), key=lambda j: -row[j])",
+        "torch.tensor(row).argsort(descending=True).tolist()",
+    ),
+    "the weight is looked up by name, so that all keys of one name get the weight of the first": (
+        "(tokens[j], row[j])",
+        "(tokens[j], row[tokens.index(tokens[j])])",
+    ),
+    "the weights are still tensors, where plain floats are asked for": ("in weights.tolist():", "in weights:"),
     "the weights are scaled so that the n of them sum to one": (
         "(tokens[j], row[j])",
         "(tokens[j], row[j] / (sum(row[k] for k in order[:n]) or 1))",
@@ -178,6 +202,11 @@ def attention_heatmap(weights: torch.Tensor, tokens_q: list[str], tokens_k: list
         (", tickvals=list(range(len(tokens_q))), ticktext=tokens_q", ""),
     ],
     "the hover text calls the key query and the query key": ("query: %{y}<br>key: %{x}", "query: %{x}<br>key: %{y}"),
+    "the hover text is plotly's own, which calls them x, y and z": (
+        '        hovertemplate="query: %{y}<br>key: %{x}<br>weight: %{z:.3f}<extra></extra>",\n',
+        "",
+    ),
+    "the axes have no titles": [('title="key", ', ""), ('title="query", ', "")],
     "the hover text shows positions or tokens but not the weight": ("<br>weight: %{z:.3f}", ""),
     "the axis titles have changed places": [
         ('title="key"', 'title="QUERY"'),
@@ -257,6 +286,13 @@ def head_grid(weights: torch.Tensor, tokens: list[str]) -> go.Figure:
         "fig.update_yaxes(names)",
     ),
     "rows and columns have changed places in every panel": ("weights.tolist()", "weights.mT.tolist()"),
+    "only the first panel names its keys": (
+        "fig.update_xaxes(names)",
+        "fig.update_xaxes(names, row=1, col=1)",
+    ),
+    "the panels at the bottom have no axis title": ('    fig.update_xaxes(title="key", row=n_rows)\n', ""),
+    "the panels on the left have no axis title": ('    fig.update_yaxes(title="query", col=1)\n', ""),
+    "a number of heads that 4 divides gets an empty row": ("math.ceil(n_heads / n_columns)", "n_heads // 4 + 1"),
     "every panel shows the average over the heads": ("z=head", "z=weights.mean(0).tolist()"),
     "every panel shows head 1": ("z=head", "z=weights[0].tolist()"),
     "the heads stand in reverse order": ("weights.tolist()", "weights.flip(0).tolist()"),
@@ -318,6 +354,11 @@ def pattern_scores(weights: torch.Tensor, tokens: list[str]) -> dict[str, float]
 # %% mistakes="pattern_scores"
 {
     "previous looks at the next position": ("j == i - 1", "j == i + 1"),
+    "previous wraps around: the first query looks at position -1, which Python takes for the last": (
+        "j == i - 1",
+        "j == (i - 1) % n_tokens",
+    ),
+    "same means every place of the same token, not the position itself": ('"same": j == i', '"same": equal'),
     "queries without a target count as zeros": ("on_target[target.any(dim=1)]", "on_target"),
     "rows and columns have changed places: the keys are read as queries": (
         "(weights * target)",
@@ -329,8 +370,21 @@ def pattern_scores(weights: torch.Tensor, tokens: list[str]) -> dict[str, float]
     ),
     "induction looks at the earlier token itself, not at the one after it": (".roll(1, dims=1)", ""),
     "induction looks at the token before the earlier one": (".roll(1, dims=1)", ".roll(-1, dims=1)"),
-    "induction also takes places that are not earlier": ("(equal & (j < i))", "(equal & (j != i))"),
-    "induction takes a token's own position for an earlier one": ("(j < i)", "(j <= i)"),
+    "induction also takes places that are not earlier": (
+        "(equal & (j < i))",
+        "(equal & (j != i) & (j < n_tokens - 1))",
+    ),
+    "induction takes a token's own position for an earlier one": ("(j < i)", "(j <= i) & (j < n_tokens - 1)"),
+    "induction takes only the latest of a token's earlier places": (
+        "(equal & (j < i))",
+        "(equal & (j < i) & (j == (equal * (j < i) * (j + 1)).amax(dim=1, keepdim=True) - 1))",
+    ),
+    "induction takes only the first of a token's earlier places": (
+        "(equal & (j < i))",
+        "(equal & (j < i) & ((equal & (j < i)).cumsum(dim=1) == 1))",
+    ),
+    "induction leaves out a token that follows itself": ("(j < i)", "(j < i - 1)"),
+    "a mean is taken even of no queries at all, which is NaN": (" if len(counted) else 0.0", ""),
     "reversed is off by one": ("n_tokens - 1 - i", "n_tokens - i"),
     "the weights on several targets are averaged, not summed": (
         "(weights * target).sum(dim=1)",
