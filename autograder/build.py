@@ -264,8 +264,8 @@ def _role(cell: dict[str, Any]) -> tuple[str, str | None, int]:
 
 
 def _key(source: Path) -> str:
-    """What an index depends on: the lab's source and the code that builds from it."""
-    digest = hashlib.sha256(source.read_bytes())
+    """What an index depends on: the lab's source, the course's settings and the code that builds from them."""
+    digest = hashlib.sha256(source.read_bytes() + (source.parents[2] / "_config.yml").read_bytes())
     for module in (__file__, labs.__file__, Path(__file__).with_name("setup_cell.py")):
         digest.update(Path(module).read_bytes())
     return digest.hexdigest()

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 #: A zygote that nobody has asked anything for this long ends by itself.
 IDLE_SECONDS = 900
 START_SECONDS = 60
+#: The shortest limit of the systems we know (macOS; Linux has 108).
+SOCKET_PATH_BYTES = 103
 
 
 class RunFailed(Exception):
@@ -205,7 +207,10 @@ def _can_fork() -> bool:
 def _shared_folder() -> Path:
     """A folder of this user's alone; anybody else's, or one open to others, is refused."""
     user = os.getuid() if hasattr(os, "getuid") else "me"
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"attention-to-silicon-{user}"
+    places = [os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), tempfile.gettempdir(), "/tmp"]
+    folders = [Path(place) / f"attention-to-silicon-{user}" for place in places]
+    # A socket's path has about a hundred bytes; the key and its ending take 21 of them.
+    folder = next((folder for folder in folders if len(os.fsencode(folder)) <= SOCKET_PATH_BYTES - 22), folders[-1])
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink()):

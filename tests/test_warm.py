@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -144,10 +145,20 @@ def test_the_process_that_runs_cells_knows_nothing_of_the_gradebook(zygote, buil
 
 
 @pytest.fixture
-def runtime(tmp_path, monkeypatch):
-    """A folder for shared processes that is none of the user's own."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / f"attention-to-silicon-{os.getuid()}"
+def runtime(monkeypatch):
+    """A folder for shared processes that is none of the user's own, with a path that is short enough for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder) / f"attention-to-silicon-{os.getuid()}"
+
+
+def test_a_long_runtime_folder_is_passed_over(tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert len(os.fsencode(Zygote(shared=True).path)) <= warm.SOCKET_PATH_BYTES
+    assert list(deep.iterdir()) == []
 
 
 def test_a_shared_process_serves_the_next_command_too(runtime, run, monkeypatch):

@@ -201,7 +201,7 @@ def attention(
         "    weights = softmax(scores, dim=-1)\n    if mask is not None:\n        weights = weights.masked_fill(~mask, 0.0)\n"
         "        weights = weights / weights.sum(dim=-1, keepdim=True)",
     ),
-    "the mask is multiplied by -inf: where that should leave a score alone, 0 times -inf makes it NaN": (
+    "a masked row turns to NaN: the mask is multiplied by -inf, and 0 times -inf is NaN, or your softmax meets -inf - (-inf)": (
         'scores.masked_fill(~mask, float("-inf"))',
         'scores + ~mask * float("-inf")',
     ),
