@@ -17,6 +17,8 @@ def read_heatmaps(figure: Any) -> list[dict[str, Any]]:
     """
     if figure is None:
         raise TypeError("there is no figure to read, only None: is a `return` missing?")
+    if not isinstance(figure, dict) and not hasattr(figure, "to_dict"):
+        raise TypeError(f"expected a plotly figure, got {type(figure).__module__}.{type(figure).__name__}")
     figure = figure if isinstance(figure, dict) else figure.to_dict()
     layout = figure.get("layout") or {}
     found = []
@@ -144,8 +146,11 @@ def _hover(trace: dict, z: np.ndarray, i: int, j: int, x: dict, y: dict) -> str:
         name, form = match[1], match[2] or ""
         custom = re.fullmatch(r"customdata((?:\[\d+\])*)", name)
         value = at("customdata") if custom else values.get(name, "")
-        for place in re.findall(r"\[(\d+)\]", custom[1]) if custom else []:
-            value = value[int(place)]
+        try:
+            for place in re.findall(r"\[(\d+)\]", custom[1]) if custom else []:
+                value = value[int(place)]
+        except IndexError:
+            return ""  # a template that asks for data which are not there shows nothing
         try:
             return format(float(value), form.replace("~", "")) if form else str(value)
         except (TypeError, ValueError):
