@@ -9,6 +9,7 @@ import pytest
 
 from autograder import verdict as engine
 from autograder.build import index_of
+from autograder.execute import MAX_DATA, MAX_OUTPUT
 from autograder.labs import find, solution_source
 from autograder.verdict import judge
 from coursekit.reference import apply_edits
@@ -106,7 +107,7 @@ def test_a_cell_of_the_learner_s_own_costs_nothing(grade, right, extra):
     result = grade(right, extra)
     assert (result.status, earned(result)) == ("graded", MAX), [e.message for e in result.exercises]
     kept = json.dumps([cell["outputs"] for cell in result.cells], ensure_ascii=False)
-    assert len(kept) < 3_000_000, "what is kept of one cell is bounded"
+    assert len(kept) < MAX_DATA + MAX_OUTPUT, "what is kept of one cell is bounded"
     kept.encode("utf-8")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from autograder import warm
+from autograder import verdict, warm
 from autograder.build import index_of
 from autograder.verdict import judge
 from autograder.warm import RunFailed, Zygote
@@ -118,6 +118,7 @@ def test_without_fork_the_verdict_is_the_same(zygote, built_course, tmp_path, mo
     assert [exercise.points for exercise in warmly.exercises] == [0.0, 1.0]
     assert warmly.exercises[0].mistake.startswith("steps are counted from 0")
     monkeypatch.setenv("COURSE_NO_FORK", "1")
+    monkeypatch.setattr(verdict, "NOTEBOOK_SECONDS", 20.0)
     with Zygote() as cold:
         assert judge(index, path, cold, root=built_course).to_json() == warmly.to_json()
         assert cold.process is None
