@@ -51,7 +51,7 @@ def open_lab(root: Path, lab_id: str, out: Console) -> int:
     if not page.is_file():
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(_WAITING, encoding="utf-8")
-    log = (root / "_build" / "book.log").open("wb")
+    log = (root / "_build" / "learn.log").open("wb")
     # The lab comes first: the book is built with what it leaves of the processor.
     nice = ["nice", "-n", "15"] if shutil.which("nice") else []
     book = subprocess.Popen([*nice, sys.executable, "-m", "autograder.cli", "book"], cwd=root, stdout=log, stderr=log)
