@@ -105,6 +105,8 @@ def _run_one(root: Path, folder: Path, path: Path, values: dict[str, Any]) -> di
             kernel_name="python3",
             cwd=str(start_in),
             progress_bar=False,
+            # The kernel's notes about its transport are nothing that a reader of results can act on.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
         raise MilestoneError(f"{name} broke: {error.ename}: {error.evalue}; see {executed}") from None
