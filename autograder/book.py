@@ -64,6 +64,7 @@ def build(open_browser: bool = False, quiet: bool = False, root: Path | None = N
     _run(root, console)
     check(root)
     page = root / OUTPUT / "html" / f"{toc_pages(root)[0]}.html"
+    write_index(root)
     console.print(f"The book is built ({time.perf_counter() - started:.0f} s): {page}")
     if open_browser:
         webbrowser.open(page.as_uri())
@@ -83,6 +84,16 @@ def toc_pages(root: Path) -> list[str]:
                 yield from walk(value)
 
     return list(walk(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))))
+
+
+def write_index(root: Path) -> None:
+    """Let the book's index lead to the front page.
+
+    Jupyter Book leaves an index alone that is there already, and `course learn` puts one there that asks to wait.
+    """
+    front = f"{toc_pages(root)[0]}.html"
+    index = root / OUTPUT / "html" / "index.html"
+    index.write_text(f'<meta http-equiv="refresh" content="0; url={front}" />\n', encoding="utf-8")
 
 
 def source_of(root: Path, page: str) -> Path | None:

@@ -95,6 +95,7 @@ def jupyter_command(root: Path, port: int, token: str, where: str, *, browser: b
         f"--LabApp.default_url=/lab/tree/{where}",
         f"--LabApp.app_settings_dir={settings}",
         f"--ServerApp.extra_static_paths={root / '_build' / 'html'}",
+        *([] if sys.platform == "win32" else ["--KernelManager.transport=ipc"]),
         "--ServerApp.log_level=ERROR",
         "--LabApp.log_level=ERROR",
         *([] if browser else ["--no-browser"]),

@@ -55,8 +55,18 @@ def html() -> Path:
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # A learner's first build begins with the page of `course learn` that asks to wait.
+        index = folder / "html" / "index.html"
+        index.parent.mkdir(exist_ok=True)
+        index.write_text("wait", encoding="utf-8")
         book.build(quiet=True, root=ROOT)
     return folder / "html"
+
+
+def test_the_index_leads_to_the_front_page(html):
+    (target,) = re.findall(r"url=([^\"]+)", (html / "index.html").read_text(encoding="utf-8"))
+    assert (html / target).is_file()
+    assert "Attention to Silicon" in (html / target).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
