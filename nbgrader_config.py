@@ -5,6 +5,7 @@ from pathlib import Path
 from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
 from nbgrader.preprocessors import GetGrades
 
+from autograder.build import STUB
 from autograder.redact import RedactHiddenTests
 
 c = get_config()  # noqa: F821 (nbgrader provides it)
@@ -22,7 +23,7 @@ c.CourseDirectory.feedback_directory = "grading/feedback"
 (root / "grading").mkdir(exist_ok=True)
 c.CourseDirectory.db_url = f"sqlite:///{root}/grading/gradebook.db"
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", ".DS_Store"]
-c.ClearSolutions.code_stub = {"python": "raise NotImplementedError  # your code here"}
+c.ClearSolutions.code_stub = {"python": STUB}
 c.ExecutePreprocessor.timeout = 300
 # Feedback pages show what a check said, never the hidden test that said it.
 c.GenerateFeedback.preprocessors = [GetGrades, RedactHiddenTests, CSSHTMLHeaderPreprocessor]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder import labs, paths, readme
+from autograder.catalog_pages import lab_number
 from autograder.labs import CHECK_IMPORT, Lab
 from autograder.setup_cell import setup_cell
 from coursekit.reference import load
@@ -25,6 +26,7 @@ from coursekit.reference import load
 #: Given and plain cells with more lines are folded: they draw and prepare, and a click shows them.
 FOLD_LINES = 20
 STUB = "raise NotImplementedError  # your code here"
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _SOLVED_INIT = '"""Reference solutions, generated from source_solutions/ by `course build`. Do not edit."""\n'
 
 
@@ -95,7 +97,7 @@ def source_notebook(lab: Lab, setup: str) -> dict[str, Any]:
             continue
         cells.append(_notebook_cell(lab, cell, counts, used))
     metadata = {
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "kernelspec": KERNELSPEC,
         "language_info": {"name": "python"},
         "course": {"lab": lab.id, "title": lab.title, "hardware": lab.hardware, "minutes": lab.minutes},
     }
@@ -205,7 +207,7 @@ def _facts(lab: Lab) -> str:
 def _lab_link(lab: Lab, need: str) -> str:
     path = labs.source_path(need, lab.path.parents[2])
     folder = "" if path.parent.name == lab.chapter else f"../{path.parent.name}/"
-    return f"[Lab {int(need[2:4])}.{int(need[8:10])}]({folder}{path.stem}.ipynb)"
+    return f"[Lab {lab_number(need)}]({folder}{path.stem}.ipynb)"
 
 
 def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
-from autograder.build import build, index_of
+from autograder.build import KERNELSPEC, build, index_of
 from autograder.labs import catalog
 from autograder.stock import quiet_api
 from autograder.verdict import Verdict, judge, nothing
@@ -251,8 +251,7 @@ def _notebook(index: dict, verdict: Verdict) -> Any:
     note += [f"- {e.id}: your result is exactly what you get when {e.mistake}" for e in verdict.exercises if e.mistake]
     summary = f"**{verdict.points:g} of {verdict.max:g} points** ({verdict.status})\n\n" + "\n".join(note)
     cells.insert(0, nbformat.v4.new_markdown_cell(summary, id="course-summary"))
-    kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec, "course": {"lab": index["lab"]}})
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC, "course": {"lab": index["lab"]}})
 
 
 def _metadata(cell: dict) -> dict[str, Any]:

@@ -88,6 +88,11 @@ def solved_path(lab: str) -> Path:
     return found[0]
 
 
+def being_graded() -> bool:
+    """Whether a grader runs this process: nbgrader's or the course's own."""
+    return bool(os.environ.get("NBGRADER_EXECUTION") or os.environ.get("COURSE_GRADING"))
+
+
 def read_mistakes(source: str) -> dict[str, list[Edit]]:
     """Read a mistakes table: sentence -> (old, new), (old, new, "all"), or a list of those.
 
