@@ -8,23 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-#: Larger notebooks are refused; a lab with all its outputs is far below.
-MAX_BYTES = 20 << 20
-
-
-class BadNotebook(Exception):
-    """A submission that cannot be read.
-
-    Attributes:
-        status: one of not-found, too-large, unreadable, empty, not-json, truncated, not-a-notebook.
-    """
-
-    def __init__(self, status: str, message: str):
-        self.status = status
-        super().__init__(message)
+from autograder.intake import BadNotebook
 
 
 @dataclass
@@ -42,28 +28,21 @@ class Restored:
     missing: list[str] = field(default_factory=list)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read(raw: bytes, name: str) -> tuple[dict[str, Any], list[str]]:
     """Read a notebook whatever its encoding or age.
+
+    Args:
+        raw: the file's content.
+        name: what messages call it.
 
     Returns:
         The notebook as nbformat 4 JSON, and remarks on what had to be mended.
 
     Raises:
-        BadNotebook: with a named status; the file is not changed.
+        BadNotebook: with a named status.
     """
-    if not path.is_file():
-        raise BadNotebook("not-found", f"there is no file {path}; `course labs` lists the labs")
-    if path.stat().st_size > MAX_BYTES:
-        raise BadNotebook(
-            "too-large",
-            f"{path.name} has {path.stat().st_size >> 20} MiB, the limit is {MAX_BYTES >> 20}; clear its outputs",
-        )
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadNotebook("unreadable", f"{path.name} cannot be read: {error.strerror}") from None
     if not raw.strip():
-        raise BadNotebook("empty", f"{path.name} is empty; take a fresh copy of the lab and paste your code into it")
+        raise BadNotebook("empty", f"{name} is empty; take a fresh copy of the lab and paste your code into it")
     flags = []
     try:
         text = raw.decode("utf-8-sig")
@@ -72,14 +51,14 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
         flags.append("the file is not UTF-8; it was read as Latin-1")
-    notebook = _parse(text, path)
+    notebook = _parse(text, name)
     major = notebook.get("nbformat")
     if isinstance(major, int) and major < 4:
-        notebook = _upgrade(notebook, path)
+        notebook = _upgrade(notebook, name)
         flags.append(f"the notebook was in the old format {major}; it was converted")
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(_is_cell(cell) for cell in cells):
-        raise BadNotebook("not-a-notebook", f"{path.name} is JSON but no notebook: its cells are missing or malformed")
+        raise BadNotebook("not-a-notebook", f"{name} is JSON but no notebook: its cells are missing or malformed")
     for cell in cells:
         if isinstance(cell["source"], list):
             cell["source"] = "".join(cell["source"])
@@ -167,7 +146,7 @@ def _grade_id(cell: dict[str, Any]) -> str | None:
     return grade_id if isinstance(grade_id, str) else None
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def _parse(text: str, name: str) -> dict[str, Any]:
     try:
         notebook = json.loads(text)
     except json.JSONDecodeError as error:
@@ -175,20 +154,20 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         if text.lstrip().startswith("{") and at_the_end:
             raise BadNotebook(
                 "truncated",
-                f"{path.name} ends in the middle (line {error.lineno}); save it again or take it from a checkpoint",
+                f"{name} ends in the middle (line {error.lineno}); save it again or take it from a checkpoint",
             ) from None
-        raise BadNotebook("not-json", f"{path.name} is no notebook: {error.msg} at line {error.lineno}") from None
+        raise BadNotebook("not-json", f"{name} is no notebook: {error.msg} at line {error.lineno}") from None
     except RecursionError:
-        raise BadNotebook("not-json", f"{path.name} is no notebook: it is nested too deeply") from None
+        raise BadNotebook("not-json", f"{name} is no notebook: it is nested too deeply") from None
     except ValueError as error:
         # Python reads no integer of more than some thousand digits.
-        raise BadNotebook("not-json", f"{path.name} is no notebook: {error}") from None
+        raise BadNotebook("not-json", f"{name} is no notebook: {error}") from None
     if not isinstance(notebook, dict):
-        raise BadNotebook("not-a-notebook", f"{path.name} is JSON but no notebook")
+        raise BadNotebook("not-a-notebook", f"{name} is JSON but no notebook")
     return notebook
 
 
-def _upgrade(notebook: dict[str, Any], path: Path) -> dict[str, Any]:
+def _upgrade(notebook: dict[str, Any], name: str) -> dict[str, Any]:
     import nbformat
 
     try:
@@ -196,7 +175,7 @@ def _upgrade(notebook: dict[str, Any], path: Path) -> dict[str, Any]:
         return json.loads(nbformat.writes(upgraded))
     except Exception as error:
         raise BadNotebook(
-            "not-a-notebook", f"{path.name} is of an old notebook format and cannot be converted: {error}"
+            "not-a-notebook", f"{name} is of an old notebook format and cannot be converted: {error}"
         ) from None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autograder import paths, policy, restore
+from autograder import intake, paths, policy, restore
 from autograder.warm import RunFailed, Zygote
 
 CELL_SECONDS = 60.0
@@ -45,7 +46,7 @@ class Verdict:
 
     Attributes:
         lab: the lab's id.
-        status: graded, or why it could not be: a status of `restore.BadNotebook` or `warm.RunFailed`.
+        status: graded, or why it could not be: a status of `intake.BadNotebook` or `warm.RunFailed`.
         exercises: one result each, in order.
         flags: what was odd about the notebook as a whole.
         cells: the restored cells with their outputs and errors, for the autograded notebook; empty when nothing could
@@ -70,6 +71,16 @@ class Verdict:
     def max(self) -> float:
         return sum(exercise.max for exercise in self.exercises)
 
+    def pack(self) -> bytes:
+        """All of it as bytes, for a journal or another machine."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Verdict:
+        content = json.loads(packed)
+        content["exercises"] = [Exercise(**exercise) for exercise in content["exercises"]]
+        return cls(**content)
+
     def to_json(self) -> dict[str, Any]:
         """The published form: no cells."""
         exercises = [asdict(exercise) for exercise in self.exercises]
@@ -87,7 +98,7 @@ class Verdict:
 
 def judge(
     index: dict[str, Any],
-    notebook: Path,
+    notebook: Path | bytes,
     zygote: Zygote,
     *,
     everything: bool = False,
@@ -98,7 +109,7 @@ def judge(
 
     Args:
         index: the lab's index (`autograder.build.index_of`).
-        notebook: the learner's file; it is only read.
+        notebook: the learner's file, which is only read, or its content.
         zygote: where its cells run.
         everything: also run the lab's own pictures and demonstrations, which no mark depends on.
         measure: cut the run off from the network and note what it tries to reach.
@@ -108,8 +119,10 @@ def judge(
         The verdict; an unreadable notebook or a run that dies gives a named status, never an exception.
     """
     try:
-        content, flags = restore.read(notebook)
-    except restore.BadNotebook as problem:
+        raw = notebook if isinstance(notebook, bytes) else intake.read_file(notebook)
+        name = f"{index['stem']}.ipynb" if isinstance(notebook, bytes) else notebook.name
+        content, flags = restore.read(raw, name)
+    except intake.BadNotebook as problem:
         return nothing(index, problem.status, str(problem))
     restored = restore.restore(index, content)
     flags += restored.flags

@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from autograder import restore
+from autograder import intake, restore
 from autograder.build import index_of
-from autograder.restore import BadNotebook
+from autograder.intake import BadNotebook
 from tests import learners
 from tests.learners import code_cell
 
@@ -39,7 +39,7 @@ def read(tmp_path):
         path.write_bytes(raw)
         os.utime(path, (1, 1))
         try:
-            return restore.read(path)
+            return restore.read(intake.read_file(path), path.name)
         finally:
             assert path.read_bytes() == raw
             assert path.stat().st_mtime == 1
@@ -165,16 +165,16 @@ def test_what_cannot_be_read_has_a_named_status(read, raw, status):
 def test_a_notebook_beyond_the_limit_is_refused_unread(tmp_path):
     path = tmp_path / "lab.ipynb"
     with path.open("wb") as file:
-        file.truncate(restore.MAX_BYTES + 1)
+        file.truncate(intake.MAX_BYTES + 1)
     with pytest.raises(BadNotebook, match="20 MiB, the limit is 20") as caught:
-        restore.read(path)
+        intake.read_file(path)
     assert caught.value.status == "too-large"
 
 
 @pytest.mark.parametrize("name", ["nowhere.ipynb", "nowhere/lab.ipynb", "."])
 def test_a_missing_file_or_a_folder_is_not_found(tmp_path, name):
     with pytest.raises(BadNotebook) as caught:
-        restore.read(tmp_path / name)
+        intake.read_file(tmp_path / name)
     assert caught.value.status == "not-found"
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_may_not_be_read_has_a_named_status(tmp_path, monkeypatch):
     # As root every file can be read, so the refusal is made here.
     monkeypatch.setattr(type(tmp_path), "read_bytes", refused)
     with pytest.raises(BadNotebook, match="Permission denied") as caught:
-        restore.read(tmp_path / "lab.ipynb")
+        intake.read_file(tmp_path / "lab.ipynb")
     assert caught.value.status == "unreadable"
 
 
