@@ -23,7 +23,6 @@ class Task:
     Attributes:
         index: the lab's index (`autograder.build.index_of`).
         notebook: the content of the learner's file.
-        name: what the file is called in messages.
         references: path below ``coursekit/solved`` -> text, for every lab that the grading needs: this one, to name
             mistakes, and those that its given cells carry from.
         seed: of the hidden tests' random inputs; 0 for those that learners see in the notebook.
@@ -33,7 +32,6 @@ class Task:
 
     index: dict[str, Any]
     notebook: bytes
-    name: str
     references: dict[str, str]
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
