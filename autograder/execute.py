@@ -44,7 +44,7 @@ class CellTimeout(BaseException):
     """A cell ran longer than allowed. Not an Exception, so that a learner's `except Exception` does not catch it."""
 
 
-class _Outputs:
+class Outputs:
     """Collects nbformat 4 outputs of the running cell, up to a limit."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     """The message of an exception of the learner's, whose `__str__` may be anything."""
     try:
         return _encodable(str(error)[:MAX_MESSAGE])
@@ -104,7 +104,7 @@ def _message(error: BaseException) -> str:
 
 
 class _Stream(io.TextIOBase):
-    def __init__(self, name: str, outputs: _Outputs):
+    def __init__(self, name: str, outputs: Outputs):
         self.label, self.outputs = name, outputs
 
     def writable(self) -> bool:
@@ -116,7 +116,7 @@ class _Stream(io.TextIOBase):
 
 
 class _Publisher(DisplayPublisher):
-    sink: _Outputs
+    sink: Outputs
 
     def publish(self, data, metadata=None, **kwargs):
         self.sink.add({"output_type": "display_data", "data": dict(data), "metadata": metadata or {}})
@@ -126,7 +126,7 @@ class _Publisher(DisplayPublisher):
 
 
 class _Hook(DisplayHook):
-    sink: _Outputs
+    sink: Outputs
 
     def start_displayhook(self):
         pass
@@ -153,14 +153,14 @@ class _Shell(InteractiveShell):
         try:
             super().showtraceback(*args, **kwargs)
         except BaseException:
-            said = f"{type(error).__name__}: {_message(error)}"
+            said = f"{type(error).__name__}: {message(error)}"
             self._showtraceback(type(error), error, [said])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _format_exception_for_storage(self, exception, *args, **kwargs):
         """For IPython's history, which nobody reads here: not drawn a second time."""
-        return {"ename": type(exception).__name__, "evalue": _message(exception), "traceback": []}
+        return {"ename": type(exception).__name__, "evalue": message(exception), "traceback": []}
 
     def _get_exc_info(self, exc_tuple=None):
         kind, error, trace = super()._get_exc_info(exc_tuple)
@@ -168,7 +168,7 @@ class _Shell(InteractiveShell):
 
     def _showtraceback(self, etype, evalue, stb):
         lines = [_encodable(str(part)[:MAX_MESSAGE]) for part in stb]
-        error = {"output_type": "error", "ename": etype.__name__, "evalue": _message(evalue), "traceback": lines}
+        error = {"output_type": "error", "ename": etype.__name__, "evalue": message(evalue), "traceback": lines}
         self.displayhook.sink.items.append(error)
 
 
@@ -217,14 +217,17 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     connections = _refuse_connections() if job.get("measure") else []
-    outputs = _Outputs()
-    shell = _make_shell(outputs)
+    outputs = Outputs()
+    shell = make_shell(outputs)
     saved = sys.stdout, sys.stderr
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGALRM, alarm)
     results = []
     try:
         for cell in job["cells"]:
-            results.append(_run_cell(shell, outputs, cell, job))
+            report = run_cell(shell, outputs, cell, job["cell_seconds"])
+            if job.get("diagnose"):
+                name_mistakes(shell, cell, report, job)
+            results.append(report)
     finally:
         sys.stdout, sys.stderr = saved
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -247,7 +250,8 @@ def _refuse_connections() -> list[str]:
     return tried
 
 
-def _make_shell(outputs: _Outputs) -> InteractiveShell:
+def make_shell(outputs: Outputs) -> InteractiveShell:
+    """A shell without history whose output goes to ``outputs``."""
     _Publisher.sink = _Hook.sink = outputs
     _Shell.clear_instance()
     shell = _Shell.instance(display_pub_class=_Publisher, displayhook_class=_Hook)
@@ -256,11 +260,12 @@ def _make_shell(outputs: _Outputs) -> InteractiveShell:
     return shell
 
 
-def _run_cell(shell: InteractiveShell, outputs: _Outputs, cell: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+def run_cell(shell: InteractiveShell, outputs: Outputs, cell: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Run one cell within ``seconds`` and report on it (see `run`)."""
     start = time.perf_counter()
     # Anew for each cell: the one before may have closed or replaced them.
     sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
-    signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         outcome = shell.run_cell(cell["source"], store_history=True)
         error = outcome.error_before_exec or outcome.error_in_exec
@@ -271,24 +276,26 @@ def _run_cell(shell: InteractiveShell, outputs: _Outputs, cell: dict[str, Any], 
         signal.setitimer(signal.ITIMER_REAL, 0)
     items = outputs.reset()
     if error is not None and not any(item["output_type"] == "error" for item in items):
-        said = _message(error)
+        said = message(error)
         items.append({"output_type": "error", "ename": type(error).__name__, "evalue": said, "traceback": [said]})
     report = {"id": cell["id"], "outputs": items, "seconds": time.perf_counter() - start, "error": None}
     report["execution_count"] = shell.execution_count - 1
     if error is not None:
         report["error"] = _describe(error, cell)
-        if cell["kind"] == "test" and job.get("diagnose") and not isinstance(error, CellTimeout | NotImplementedError):
-            report["error"]["mistakes"] = _mistakes(shell, cell, job)
     return report
 
 
-def _mistakes(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any]) -> list[str]:
+def name_mistakes(shell: InteractiveShell, cell: dict[str, Any], report: dict[str, Any], job: dict[str, Any]) -> None:
+    """Add to the report on a failed test which known mistakes give exactly the learner's result."""
+    error = report["error"]
+    if cell["kind"] != "test" or error is None or error["kind"] in ("CellTimeout", "NotImplementedError"):
+        return
     signal.setitimer(signal.ITIMER_REAL, job["cell_seconds"])
     try:
-        return diagnose.name_mistakes(job["lab"], cell["exercise"], cell["source"], shell.user_ns)
+        error["mistakes"] = diagnose.name_mistakes(job["lab"], cell["exercise"], cell["source"], shell.user_ns)
     except BaseException:
         # A learner's function may end in sys.exit() here as it did in the test.
-        return []
+        error["mistakes"] = []
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -296,7 +303,7 @@ def _mistakes(shell: InteractiveShell, cell: dict[str, Any], job: dict[str, Any]
 def _describe(error: BaseException, cell: dict[str, Any]) -> dict[str, Any]:
     described = {
         "kind": type(error).__name__,
-        "message": _message(error),
+        "message": message(error),
         "what": None,
         "why": None,
         "hint": None,
@@ -313,8 +320,11 @@ def _describe(error: BaseException, cell: dict[str, Any]) -> dict[str, Any]:
         # What is told to the learner is where their own code broke; the lines of the test itself may be hidden.
         frames = [frame for frame in frames if frame.filename != frames[0].filename]
     described["frames"] = [{"line": frame.lineno, "code": frame.line or "", "function": frame.name} for frame in frames]
+    # In split grading the learner's own frames come from their process.
+    described["frames"] += getattr(error, "remote_frames", [])
     return described
 
 
-def _alarm(number, frame):
+def alarm(number: int, frame: Any) -> None:
+    """The handler of SIGALRM."""
     raise CellTimeout("this cell ran longer than its time limit")

@@ -16,7 +16,7 @@ class LocalPool:
 
     def __init__(self, jobs: int = 2):
         self.jobs = max(jobs, 1)
-        self.zygote = Zygote()
+        self.zygote = Zygote(clean=True)
 
     def __enter__(self) -> LocalPool:
         self.zygote.__enter__()

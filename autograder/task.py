@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from autograder.limits import Limits
+from autograder.split import Terms
 from autograder.verdict import Verdict, judge
 from autograder.warm import Zygote
 
@@ -61,10 +60,5 @@ class Task:
 
 def perform(task: Task, zygote: Zygote) -> Verdict:
     """Grade one notebook. Whatever it does, the answer is a verdict; exceptions are faults of the grader."""
-    with tempfile.TemporaryDirectory(prefix="course-task-") as folder:
-        root = Path(folder)
-        for name, text in task.references.items():
-            path = root / "coursekit" / "solved" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        return judge(task.index, task.notebook, zygote, everything=True, root=root)
+    terms = Terms(task.references, task.seed, task.limits, task.sandbox)
+    return judge(task.index, task.notebook, zygote, everything=True, terms=terms)

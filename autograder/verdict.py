@@ -7,10 +7,13 @@ import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autograder import intake, paths, policy, restore
 from autograder.warm import RunFailed, Zygote
+
+if TYPE_CHECKING:
+    from autograder.split import Terms
 
 CELL_SECONDS = 60.0
 NOTEBOOK_SECONDS = 300.0
@@ -23,7 +26,7 @@ class Exercise:
     Attributes:
         id: the exercise's name.
         points, max: earned and possible.
-        status: passed, failed, error, timeout, unwritten, missing, or the named status of an unreadable notebook.
+        status: passed, failed, error, timeout, died, unwritten, missing, or the named status of an unreadable notebook.
         message: what, why and what to try; empty when passed. Holds no hidden test and no solution.
         mistake: the sentence of the mistakes table whose result equals the learner's, or None.
         flags: remarks for a person: forbidden calls with their lines.
@@ -104,6 +107,7 @@ def judge(
     everything: bool = False,
     measure: bool = False,
     root: Path | None = None,
+    terms: Terms | None = None,
 ) -> Verdict:
     """Grade one notebook against one lab.
 
@@ -114,6 +118,8 @@ def judge(
         everything: also run the lab's own pictures and demonstrations, which no mark depends on.
         measure: cut the run off from the network and note what it tries to reach.
         root: the course whose references name mistakes; this process's own where it is left out.
+        terms: for other people's notebooks: run their cells apart from the tests, on these terms. A learner's own
+            notebook runs in one process.
 
     Returns:
         The verdict; an unreadable notebook or a run that dies gives a named status, never an exception.
@@ -127,14 +133,20 @@ def judge(
     restored = restore.restore(index, content)
     flags += restored.flags
     chosen = [cell for cell in restored.cells if _is_run(cell, everything)]
-    with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
-        job = {"lab": index["lab"], "cells": chosen, "cell_seconds": CELL_SECONDS, "folder": folder, "diagnose": True}
-        try:
-            ran = zygote.call("run", job | {"measure": measure, "root": str(root or paths.root())}, NOTEBOOK_SECONDS)
-        except RunFailed as failure:
-            failed = nothing(index, failure.status, str(failure).partition("\n")[0], flags)
-            failed.cells = [cell | {"outputs": [], "error": None} for cell in restored.cells]
-            return failed
+    job = {"lab": index["lab"], "cells": chosen, "cell_seconds": CELL_SECONDS, "diagnose": True, "measure": measure}
+    try:
+        if terms:
+            # Made of parts that only Linux has; a learner's own check runs everywhere.
+            from autograder import split
+
+            job["cell_seconds"] = terms.limits.cell_seconds
+            ran = split.run(job, split.defined(index), zygote, terms)
+        else:
+            ran = _together(job | {"root": str(root or paths.root())}, zygote)
+    except RunFailed as failure:
+        failed = nothing(index, failure.status, str(failure).partition("\n")[0], flags)
+        failed.cells = [cell | {"outputs": [], "error": None} for cell in restored.cells]
+        return failed
     reports = {report["id"]: report for report in ran["cells"]}
     for cell in restored.cells:
         report = reports.get(cell["id"])
@@ -145,6 +157,11 @@ def judge(
     _point_at_the_first(exercises, restored)
     usage = {key: ran[key] for key in ("seconds", "peak_mebibytes", "connections")}
     return Verdict(index["lab"], "graded", exercises, flags, restored.cells, **usage)
+
+
+def _together(job: dict[str, Any], zygote: Zygote) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
+        return zygote.call("run", job | {"folder": folder}, NOTEBOOK_SECONDS)
 
 
 def _is_run(cell: dict[str, Any], everything: bool) -> bool:
@@ -208,6 +225,9 @@ def _explain(
     )
     if "CellTimeout" in (error["kind"], broken and broken["kind"]):
         return "timeout", f"It ran longer than {CELL_SECONDS:.0f} s. Look for a loop that does not end."
+    if "SubjectGone" in (error["kind"], broken and broken["kind"]):
+        gone = error if error["kind"] == "SubjectGone" else broken
+        return "died", f"Your code ended the process that ran it: {gone['message']}."
     if broken:
         said = f"{broken['kind']}: {broken['message'][:300]}"
         return "error", f"Your cell does not run: {said}. Run it in the notebook and mend it first."

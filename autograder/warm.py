@@ -39,11 +39,12 @@ class Zygote:
     """A warm process to run jobs in.
 
     With ``shared`` it is found again by later commands of the same user and the same code, and ends after a quarter
-    of an hour without work. Otherwise it belongs to this process alone; use it as a context manager.
+    of an hour without work. Otherwise it belongs to this process alone; use it as a context manager. With ``clean`` it
+    knows nothing of this process's environment, and is not root where this process is: for other people's code.
     """
 
-    def __init__(self, *, shared: bool = False):
-        self.shared = shared
+    def __init__(self, *, shared: bool = False, clean: bool = False):
+        self.shared, self.clean = shared, clean
         self.process: subprocess.Popen | None = None
         self.starting = False
         self.folder = _shared_folder() if shared else Path(tempfile.mkdtemp(prefix="course-zygote-"))
@@ -74,30 +75,27 @@ class Zygote:
         Raises:
             RunFailed: if it takes longer than ``timeout`` seconds, dies, or breaks.
         """
-        request = json.dumps({"target": target, "job": job}).encode() + b"\n"
-        reply = self._ask(request, timeout) if _can_fork() else _ask_once(request, timeout)
-        if not reply:
-            raise RunFailed(
-                "died", "the process that ran the notebook ended early: out of memory, or os._exit was called"
-            )
-        answer = json.loads(reply)
-        if "error" in answer:
-            raise RunFailed("internal", f"{answer['error']}\n{answer['traceback']}")
-        return answer["result"]
+        if not _can_fork():
+            return _result(_ask_once(_request(target, job), timeout))
+        with self.start(target, job) as running:
+            return running.result(timeout)
 
-    def _ask(self, request: bytes, timeout: float) -> bytes:
+    def start(self, target: str, job: dict[str, Any], wire: socket.socket | None = None) -> Running:
+        """Start one job in a fresh fork, which also gets the socket ``wire``. A context manager that ends it.
+
+        Raises:
+            RunFailed: if there is no warm process to ask.
+        """
         connection, stream, child = self._connect()
-        with connection, stream:
-            try:
-                connection.settimeout(timeout)
-                connection.sendall(request)
-                return stream.readline()
-            except TimeoutError:
-                raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
-            except ConnectionError:
-                return b""
-            finally:
-                _end_group(child)
+        request = _request(target, job)
+        try:
+            connection.settimeout(START_SECONDS)
+            sent = socket.send_fds(connection, [request], [wire.fileno()] if wire else [])
+            connection.sendall(request[sent:])
+        except OSError:
+            # It has died at once; the one who waits for the result is told so.
+            pass
+        return Running(connection, stream, child)
 
     def _connect(self) -> tuple[socket.socket, BinaryIO, int]:
         """A child to talk to: its connection, the stream to read from, its process id.
@@ -138,7 +136,13 @@ class Zygote:
     def _launch(self) -> None:
         self.path.unlink(missing_ok=True)
         command = [sys.executable, "-m", "autograder.zygote", str(self.path), str(IDLE_SECONDS)]
-        if not self.shared:
+        environment = _environment()
+        if self.clean:
+            environment = _clean_environment() | {"MPLCONFIGDIR": str(self._cache())}
+            # -P: what lies in the current folder is no module.
+            command[1:1] = ["-P"]
+            command.append("--clean")
+        elif not self.shared:
             command.append("--private")
         with (self.folder / "zygote.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -147,9 +151,69 @@ class Zygote:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                env=_environment(),
+                env=environment,
+                cwd="/" if self.clean else None,
             )
         self.starting = True
+
+    def _cache(self) -> Path:
+        """A folder that the clean process may write to, whoever it is; it goes with the rest."""
+        cache = self.folder / "cache"
+        cache.mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            from autograder import sandbox
+
+            self.folder.chmod(0o711)
+            os.chown(cache, sandbox.nobody(), -1)
+        return cache
+
+
+class Running:
+    """A job that runs in a fork."""
+
+    def __init__(self, connection: socket.socket, stream: BinaryIO, child: int):
+        self.connection, self.stream, self.child = connection, stream, child
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _end_group(self.child)
+        self.stream.close()
+        self.connection.close()
+
+    def result(self, timeout: float) -> Any:
+        """What it returned.
+
+        Raises:
+            RunFailed: if it takes longer than ``timeout`` seconds, dies, or breaks.
+        """
+        try:
+            self.connection.settimeout(max(timeout, 0.001))
+            return _result(self.stream.readline())
+        except TimeoutError:
+            raise RunFailed("timeout", f"it ran longer than {timeout:.0f} s") from None
+        except ConnectionError:
+            return _result(b"")
+
+    def hang_up(self, timeout: float) -> Any:
+        """Say that nobody waits any more, and return what it says last."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+        return self.result(timeout)
+
+
+def _request(target: str, job: dict[str, Any]) -> bytes:
+    return json.dumps({"target": target, "job": job}).encode() + b"\n"
+
+
+def _result(reply: bytes) -> Any:
+    if not reply:
+        raise RunFailed("died", "the process that ran the notebook ended early: out of memory, or os._exit was called")
+    answer = json.loads(reply)
+    if "error" in answer:
+        raise RunFailed("internal", f"{answer['error']}\n{answer['traceback']}")
+    return answer["result"]
 
 
 def _ask_once(request: bytes, timeout: float) -> bytes:
@@ -198,6 +262,17 @@ def _end_group(child: int | subprocess.Popen) -> None:
 
 def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+
+
+def _clean_environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("COURSE_DATA",) if name in os.environ}
+    return kept | {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/",
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+    }
 
 
 def _can_fork() -> bool:

@@ -1,10 +1,12 @@
 """A warm process that has only imported, and forks one child for each request.
 
 Importing torch takes over a second; a fork takes milliseconds. The zygote runs no tensor operation itself, because a
-child forked after one can hang. It listens on a Unix socket; a request is one JSON line, a reply two: the child's
-process id, then the result.
+child forked after one can hang. It listens on a Unix socket; a request is one JSON line, which may carry an open
+socket; a reply is two lines: the child's process id, then the result.
 
-    python -m autograder.zygote SOCKET IDLE_SECONDS     serve until idle that long
+    python -m autograder.zygote SOCKET IDLE_SECONDS             serve until idle that long
+    python -m autograder.zygote SOCKET IDLE_SECONDS --private   the same, and end with the process that started it
+    python -m autograder.zygote SOCKET IDLE_SECONDS --clean     the same, and give up being root first
     python -m autograder.zygote                         one request on standard input, the reply on standard output
 """
 
@@ -27,6 +29,8 @@ TARGETS = {
     "mistakes": "autograder.gates:mistakes_job",
     "mutants": "autograder.gates:mutants_job",
     "solutions": "autograder.gates:solutions_job",
+    "subject": "autograder.subject:run",
+    "referee": "autograder.referee:run",
 }
 #: `torch._dynamo` is imported by torch's FLOP counter and by its optimisers at their first use, which takes a second;
 #: scipy is where labs find independent oracles, and takes half a second in every child that imports it anew.
@@ -41,7 +45,17 @@ PRELOAD = (
     "torch._dynamo",
     "autograder.execute",
     "autograder.gates",
+    "autograder.referee",
+    "autograder.subject",
     "coursekit.diagnose",
+)
+#: For a class it pays to have imported what figures take, too: a second or two for each notebook that draws.
+PRELOAD_FIGURES = (
+    "matplotlib.pyplot",
+    "plotly.subplots",
+    "plotly.io._renderers",
+    "coursekit.plots",
+    "torch.distributions",
 )
 PR_SET_PDEATHSIG = 1
 
@@ -55,13 +69,17 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
-def serve(path: str, idle: float) -> None:
-    """Listen on ``path`` until no request has come for ``idle`` seconds."""
-    for module in PRELOAD:
-        importlib.import_module(module)
-    importlib.import_module("autograder.execute").warm_up()
+def serve(path: str, idle: float, *, clean: bool = False) -> None:
+    """Listen on ``path`` until no request has come for ``idle`` seconds; with ``clean``, never as root."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
+    if clean:
+        importlib.import_module("autograder.sandbox").become_nobody()
+    for module in PRELOAD + (PRELOAD_FIGURES if clean else ()):
+        importlib.import_module(module)
+    if clean:
+        _draw_once()
+    importlib.import_module("autograder.execute").warm_up()
     listener.listen(64)
     listener.settimeout(idle)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -76,7 +94,15 @@ def serve(path: str, idle: float) -> None:
             if os.fork() == 0:
                 listener.close()
                 _child(connection)
-    os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _draw_once() -> None:
+    """Let plotly read its schemas and templates, which it does at the first figure."""
+    import plotly.graph_objects
+
+    plotly.graph_objects.Figure(plotly.graph_objects.Heatmap(z=[[0]])).to_json()
 
 
 def _child(connection: socket.socket) -> None:
@@ -86,15 +112,26 @@ def _child(connection: socket.socket) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         connection.settimeout(None)
         _silence()
-        stream = connection.makefile("rwb")
-        stream.write(f"{os.getpid()}\n".encode())
-        stream.flush()
-        reply = handle(json.loads(stream.readline()))
-        stream.write(json.dumps(reply).encode() + b"\n")
-        stream.flush()
+        connection.sendall(f"{os.getpid()}\n".encode())
+        request, descriptors = _receive(connection)
+        if descriptors:
+            request["job"] |= {"wire": descriptors[0], "connection": connection.fileno()}
+        connection.sendall(json.dumps(handle(request)).encode() + b"\n")
         code = 0
     finally:
         os._exit(code)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """One request, and the descriptors that came with it."""
+    pieces, descriptors = [], []
+    while not pieces or not pieces[-1].endswith(b"\n"):
+        piece, more, _, _ = socket.recv_fds(connection, 1 << 20, 1)
+        if not piece:
+            raise ConnectionError("whoever asked has gone")
+        pieces.append(piece)
+        descriptors += more
+    return json.loads(b"".join(pieces)), descriptors
 
 
 def _silence() -> None:
@@ -123,6 +160,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         once()
     else:
-        if len(sys.argv) > 3 and sys.argv[3] == "--private":
+        if len(sys.argv) > 3:
             die_with_parent()
-        serve(sys.argv[1], float(sys.argv[2]))
+        serve(sys.argv[1], float(sys.argv[2]), clean="--clean" in sys.argv)

@@ -1,0 +1,148 @@
+"""Split execution: the learner's cells in one process, the test cells in another. In place of `autograder.execute.run`.
+
+The subject knows the learner's cells and nothing else; the referee knows the tests and never runs a line of the
+learner's. Where a cell or a call ends the subject, a new one is started that goes without that cell, so that one bad
+function costs its own exercise and no other.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autograder import sandbox, subject
+from autograder.limits import Limits
+from autograder.warm import RunFailed, Zygote
+
+#: How often a notebook may lose its process before the rest is given up.
+MAX_LOSSES = 4
+#: Seconds that a subject which is told to end may take.
+HANG_UP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms somebody's notebook runs.
+
+    Attributes:
+        references: path below ``coursekit/solved`` -> text, of this lab and of those it carries from.
+        seed: of the hidden tests' random inputs.
+        limits: what the learner's process may use.
+        sandbox: whether it is confined.
+    """
+
+    references: dict[str, str]
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+    sandbox: bool = True
+
+
+def run(job: dict[str, Any], names: list[str], zygote: Zygote, terms: Terms) -> dict[str, Any]:
+    """Run one notebook.
+
+    Args:
+        job: as for `autograder.execute.run`.
+        names: what the lab's exercises define; these stand for the learner's objects in the tests.
+        zygote: where both processes are forked from.
+        terms: seed, limits, sandbox.
+
+    Returns:
+        What `autograder.execute.run` returns.
+
+    Raises:
+        RunFailed: if the notebook as a whole takes too long, or the grader itself fails.
+    """
+    deadline = time.monotonic() + terms.limits.notebook_seconds
+    skip: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
+        place = Path(folder)
+        subject.write_references(place, terms.references)
+        _hand_over(place)
+        job = job | {"folder": folder, "root": folder, "names": names, "seed": terms.seed}
+        while True:
+            result, ended = _once(job | {"skip": skip}, zygote, terms, deadline)
+            gone = result.pop("gone")
+            if gone is None:
+                return result
+            skip[gone["cell"]] = _loss(gone, ended, terms)
+            if len(skip) == MAX_LOSSES:
+                return _give_up(job, result, skip)
+
+
+def defined(index: dict[str, Any]) -> list[str]:
+    """The names that a lab's exercises define, by its reference solutions: functions, classes and plain variables."""
+    names: dict[str, None] = {}
+    for cell in index["cells"]:
+        if cell["kind"] != "exercise":
+            continue
+        for node in ast.parse(cell["source"]).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names[node.name] = None
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                names |= {name.id: None for name in ast.walk(node) if isinstance(name, ast.Name) and _stored(name)}
+    return list(names)
+
+
+def _stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def _once(job: dict[str, Any], zygote: Zygote, terms: Terms, deadline: float) -> tuple[dict[str, Any], str]:
+    """One subject and one referee: what the referee says, and how the subject ended."""
+    solved = f"{job['lab'].partition('/')[0]}_", f"/{job['lab'].partition('/')[2]}_"
+    # What this lab asks for is not lent; a learner who looks for it finds nothing.
+    lent = {n: t for n, t in terms.references.items() if not (n.startswith(solved[0]) and solved[1] in n)}
+    there = {
+        "references": lent,
+        "limits": terms.limits.to_json(),
+        "sandbox": terms.sandbox,
+        "root": job["root"],
+        "folder": job["folder"],
+    }
+    subject_end, referee_end = socket.socketpair()
+    with subject_end, referee_end, zygote.start("subject", there, subject_end) as learner:
+        subject_end.close()
+        with zygote.start("referee", job, referee_end) as referee:
+            referee_end.close()
+            try:
+                result = referee.result(deadline - time.monotonic())
+            except RunFailed as failure:
+                if failure.status != "timeout":
+                    # The referee's fault, or the subject's that never came to be: the latter says why.
+                    learner.hang_up(HANG_UP_SECONDS)
+                    raise
+                said = f"the notebook ran longer than {terms.limits.notebook_seconds:.0f} s in all"
+                raise RunFailed("timeout", said) from None
+        return result, learner.hang_up(HANG_UP_SECONDS)
+
+
+def _hand_over(place: Path) -> None:
+    """Let the processes of the warm one, which is not root, use a folder that root has made."""
+    if os.geteuid() == 0:
+        owner = sandbox.nobody()
+        for path in (place, *place.rglob("*")):
+            os.chown(path, owner, owner)
+
+
+def _loss(gone: dict[str, Any], ended: str, terms: Terms) -> dict[str, str]:
+    if gone["late"] or ended == "cpu":
+        seconds = terms.limits.cpu_seconds if ended == "cpu" else terms.limits.cell_seconds
+        return {"kind": "CellTimeout", "message": f"it ran longer than {seconds:g} s and could not be interrupted"}
+    why = gone["why"] if ended in ("hangup", "done") else sandbox.report(ended, terms.limits)
+    return {"kind": "SubjectGone", "message": why}
+
+
+def _give_up(job: dict[str, Any], result: dict[str, Any], skip: dict[str, dict[str, str]]) -> dict[str, Any]:
+    from autograder.referee import not_run
+
+    known = {report["id"] for report in result["cells"]}
+    rest = {"kind": "SubjectGone", "message": "it did not run: the cells before it have ended their process too often"}
+    missing = [cell for cell in job["cells"] if cell["id"] not in known]
+    result["cells"] += [not_run(cell, skip.get(cell["id"], rest)) for cell in missing]
+    return result

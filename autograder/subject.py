@@ -1,0 +1,218 @@
+"""The process that runs a learner's cells, inside the sandbox. It answers a referee and never sees a test.
+
+Everything here may be replaced by the learner's code once that runs, and no mark depends on it: whatever it sends is
+checked by the referee (see `autograder.wire`), and all it can send are values.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autograder import execute, sandbox, wire
+from autograder.limits import Limits
+
+#: Frames of the learner's own code that an error tells of.
+MAX_FRAMES = 20
+
+
+def run(job: dict[str, Any]) -> str:
+    """Serve one referee, from the first cell to the hang-up.
+
+    Args:
+        job: ``wire`` and ``connection`` (descriptors), ``limits``, ``sandbox`` (whether to confine), ``references``
+            (path below coursekit/solved -> text, for `carry`), ``folder`` and ``root`` (only without sandbox).
+
+    Returns:
+        How it ended, as `sandbox.confine` says it.
+    """
+    connection = socket.socket(fileno=os.dup(job["connection"]))
+    limits = Limits(**job["limits"])
+
+    def inmate() -> Callable[[], None]:
+        if job["sandbox"]:
+            os.environ.clear()
+            os.environ.update(sandbox.environment())
+            write_references(Path(sandbox.COURSE), job["references"])
+        else:
+            os.environ |= {"COURSE_GRADING": "1", "COURSE_ROOT": job["root"]}
+            os.chdir(job["folder"])
+        return Subject(wire.Channel(socket.socket(fileno=job["wire"])), limits).serve
+
+    if job["sandbox"]:
+        return sandbox.confine(inmate, connection, [job["wire"]], limits)
+    return sandbox.watch_only(inmate, connection, limits)
+
+
+def write_references(course: Path, references: dict[str, str]) -> None:
+    """Put the solved modules of some labs where `coursekit.reference` looks for them."""
+    for name, text in references.items():
+        path = course / "coursekit" / "solved" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+class Subject:
+    """Runs cells and calls, one after the other, as the referee asks for them."""
+
+    def __init__(self, channel: wire.Channel, limits: Limits):
+        self.channel = channel
+        self.cell_seconds = limits.cell_seconds
+        self.outputs = execute.Outputs()
+        self.shell = execute.make_shell(self.outputs)
+        self.objects: list[Any] = []
+        self.calls: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGALRM, execute.alarm)
+
+    def serve(self) -> None:
+        """Answer until the referee hangs up."""
+        while True:
+            try:
+                request, buffers = self.channel.receive()
+            except wire.Closed:
+                return
+            self._answer(request, buffers)
+
+    def _answer(self, request: dict[str, Any], buffers: list[bytes]) -> None:
+        answer, sent = {}, []
+        try:
+            asked = {key: wire.decode(value, buffers, self._object) for key, value in request["with"].items()}
+            value = getattr(self, f"do_{request['do']}")(**asked)
+            answer["value"] = wire.encode(value, sent, self._handle)
+        except BaseException as error:
+            answer, sent = {"error": self._error(error)}, []
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.outputs.reset()
+        self.channel.send(answer, sent)
+
+    # What the referee may ask for
+
+    def do_run(self, cell: dict[str, Any]) -> bytes:
+        """Run one cell and report on it, as JSON."""
+        report = execute.run_cell(self.shell, self.outputs, cell, self.cell_seconds)
+        return json.dumps(report, ensure_ascii=False).encode()
+
+    def do_names(self, names: list[str]) -> dict[str, Any]:
+        """Those of the names that are defined, with what they stand for."""
+        scope = self.shell.user_ns
+        return {name: scope[name] for name in names if name in scope}
+
+    def do_fresh(self) -> None:
+        """Forget the results that gradients could still be asked for."""
+        self.calls.clear()
+
+    def do_call(
+        self,
+        target: Any,
+        method: str,
+        args: list,
+        kwargs: dict,
+        grad: bool,
+        random: torch.Tensor | None,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Call an object or one of its methods; remember what gradients will be asked for."""
+        function = getattr(target, method) if method else target
+        if random is not None:
+            torch.set_rng_state(random)
+        inputs = [leaf for leaf in _tensors([args, kwargs]) if leaf.requires_grad]
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        with torch.set_grad_enabled(grad):
+            result = function(*args, **kwargs)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        outputs = [tensor for tensor in _tensors(result) if tensor.requires_grad]
+        if outputs:
+            self.calls.append((outputs, inputs))
+        return {"result": result, "call": len(self.calls) - 1 if outputs else None}
+
+    def do_backward(self, call: int, grads: list[torch.Tensor | None], seconds: float) -> list[torch.Tensor | None]:
+        """Send gradients back through a call: to its inputs, and into the parameters that took part."""
+        outputs, inputs = self.calls[call]
+        pairs = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
+        for leaf in inputs:
+            leaf.grad = None
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs], retain_graph=True)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return [leaf.grad for leaf in inputs]
+
+    def do_get(self, target: Any, name: str) -> Any:
+        return getattr(target, name)
+
+    def do_set(self, target: Any, name: str, value: Any) -> None:
+        setattr(target, name, value)
+
+    def do_length(self, target: Any) -> int:
+        return len(target)
+
+    def do_item(self, target: Any, key: Any) -> Any:
+        return target[key]
+
+    def do_iterate(self, target: Any) -> Any:
+        # Wrapped, because a list's iterator would cross as a value.
+        return _Iterator(iter(target))
+
+    def do_next(self, target: Any) -> list[Any]:
+        """The next item, or nothing."""
+        for item in target.items:
+            return [item]
+        return []
+
+    # Objects that stay here
+
+    def _handle(self, value: Any) -> dict[str, Any]:
+        number = next((n for n, known in enumerate(self.objects) if known is value), len(self.objects))
+        if number == len(self.objects):
+            self.objects.append(value)
+        described = value if isinstance(value, type) else type(value)
+        methods = [
+            name
+            for name, member in vars(described).items()
+            if isinstance(member, types.FunctionType) and (name == "__call__" or not name.startswith("_"))
+        ]
+        return {
+            "handle": number,
+            "kind": "class" if isinstance(value, type) else "callable" if callable(value) else "object",
+            "name": described.__name__,
+            "methods": methods,
+        }
+
+    def _object(self, coded: dict[str, Any]) -> Any:
+        return self.objects[coded["handle"]]
+
+    @staticmethod
+    def _error(error: BaseException) -> dict[str, Any]:
+        frames = [
+            {"line": frame.lineno, "code": frame.line or "", "function": frame.name}
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename.startswith("<ipython")
+        ]
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        return {"kinds": kinds, "message": execute.message(error), "frames": frames[-MAX_FRAMES:]}
+
+
+class _Iterator:
+    def __init__(self, items: Any):
+        self.items = items
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors in a value, in the order in which they cross."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []

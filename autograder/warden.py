@@ -1,0 +1,115 @@
+"""Watch what a process and its children use, and end them all when a limit is passed or nobody waits any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from pathlib import Path
+
+from autograder.limits import Limits
+
+#: Seconds between two looks.
+LOOK = 0.05
+_MEBIBYTE = 1 << 20
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def watch(child: int, hangup: socket.socket, limits: Limits) -> str:
+    """Wait for a child to end, and see to it that it does.
+
+    Args:
+        child: the first process of its namespace, so that its end is the end of all that it started.
+        hangup: when the other end of this socket closes, everything ends.
+        limits: memory and processor time of all processes together.
+
+    Returns:
+        ``done``, ``exit N``, ``signal N``, ``memory``, ``cpu`` or ``hangup``.
+    """
+    handle = os.pidfd_open(child)
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    poller.register(hangup, select.POLLIN)
+    baseline = _anonymous(child)
+    verdict = None
+    while verdict is None:
+        events = dict(poller.poll(LOOK * 1000))
+        if handle in events:
+            break
+        if hangup.fileno() in events and not _still_there(hangup):
+            verdict = "hangup"
+        else:
+            verdict = _excess(child, baseline, limits)
+    if verdict:
+        os.kill(child, signal.SIGKILL)
+    # The first process of a process namespace is gone only when all others in it are.
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if verdict:
+        return verdict
+    if code == -signal.SIGXCPU:
+        return "cpu"
+    return "done" if code == 0 else f"signal {-code}" if code < 0 else f"exit {code}"
+
+
+def _still_there(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _excess(first: int, baseline: int, limits: Limits) -> str | None:
+    """Which limit all processes together have passed, if any."""
+    processes = _family(first)
+    if sum(map(_cpu_seconds, processes)) > limits.cpu_seconds:
+        return "cpu"
+    allowed = limits.memory_mebibytes * _MEBIBYTE
+    # The cheap sum counts what processes share once for each of them; only where it is too large, the dear one decides.
+    if sum(max(_anonymous(process) - baseline, 0) for process in processes) > allowed:
+        own = sum(_proportional(process) for process in processes) - baseline
+        if own > allowed:
+            return "memory"
+    return None
+
+
+def _family(first: int) -> list[int]:
+    """A process and all that descend from it: orphans fall to the first process of their namespace."""
+    found = [first]
+    for process in found:
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{process}/task"):
+                text = Path(f"/proc/{process}/task/{thread}/children").read_text()
+                found.extend(map(int, text.split()))
+    return found
+
+
+def _cpu_seconds(process: int) -> float:
+    """Processor time of a process and of those children that it has waited for."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / _TICKS
+
+
+def _anonymous(process: int) -> int:
+    """Bytes of a process that are no file's: its own, and those it still shares with the process it was forked from."""
+    return _kibibytes(f"/proc/{process}/status", (b"RssAnon:", b"RssShmem:"))
+
+
+def _proportional(process: int) -> int:
+    """Bytes of a process, with what it shares divided among those who share it; the cheap number if that is denied."""
+    return _kibibytes(f"/proc/{process}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) or _anonymous(process)
+
+
+def _kibibytes(path: str, labels: tuple[bytes, ...]) -> int:
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(labels)) << 10
