@@ -1,0 +1,68 @@
+"""Learners run their cells and the tests in one process, graders in two: both must give the same marks.
+
+Otherwise `Validate`, `course check` and `nbgrader autograde` would tell a learner something else than the grader.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autograder import split
+from autograder.labs import solution_source
+from autograder.references import references
+from autograder.verdict import NOTEBOOK_SECONDS, judge
+from autograder.warm import Zygote
+from coursekit.reference import apply_edits
+from tests.conftest import ROOT
+from tests.gates.test_gates import notebooks  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(scope="module")
+def clean_zygote():
+    with Zygote(clean=True) as warm:
+        yield warm
+
+
+def pairs(lab, exercise, lab_index):
+    """Cells to run: the references, then each mistake of the exercise followed by the tests of that exercise."""
+    tests = [cell for cell in lab_index["cells"] if cell["kind"] == "test" and cell["exercise"] == exercise]
+    yield from (cell for cell in lab_index["cells"] if cell["kind"] in ("given", "exercise"))
+    (answer,) = [cell for cell in lab_index["cells"] if cell["kind"] == "exercise" and cell["exercise"] == exercise]
+    reference = solution_source(next(cell.source for cell in lab.exercises if cell.name == exercise))
+    for number, (sentence, edits) in enumerate(lab.mistakes(exercise).items()):
+        yield answer | {"source": apply_edits(reference, edits), "id": f"mistake {number}"}
+        yield from (test | {"id": f"{sentence}: {test['id']}"} for test in tests)
+
+
+def outcomes(result):
+    return {cell["id"]: cell["error"] and cell["error"]["kind"] for cell in result["cells"]}
+
+
+def test_every_mistake_costs_the_same(lab, exercise, notebooks, zygote, clean_zygote, tmp_path):  # noqa: F811
+    _, lab_index = notebooks(lab)
+    cells = list(pairs(lab, exercise, lab_index))
+    job = {"lab": lab.id, "cells": cells, "cell_seconds": 60, "diagnose": False}
+    together = zygote.call("run", job | {"folder": str(tmp_path), "root": str(ROOT)}, NOTEBOOK_SECONDS)
+    terms = split.Terms(references(lab_index, ROOT))
+    apart = split.run(job, split.defined(lab_index), clean_zygote, terms)
+    assert outcomes(apart) == outcomes(together)
+    assert any(kind for name, kind in outcomes(together).items() if ": " in name), "no mistake was tried"
+
+
+@pytest.mark.parametrize("what", ["the reference", "untouched", "one mistake in each exercise"])
+def test_a_notebook_gets_the_same_verdict(lab, what, notebooks, zygote, clean_zygote):  # noqa: F811
+    _, lab_index = notebooks(lab)
+    content = json.loads((ROOT / "release" / lab.chapter / f"{lab.stem}.ipynb").read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        marks = cell["metadata"].get("nbgrader", {})
+        if marks.get("solution") and what != "untouched":
+            source = next(c.source for c in lab.exercises if c.name == marks["grade_id"])
+            edits = next(iter(lab.mistakes(marks["grade_id"]).values())) if "mistake" in what else []
+            cell["source"] = apply_edits(solution_source(source), edits)
+    raw = json.dumps(content).encode()
+    together = judge(lab_index, raw, zygote, root=ROOT)
+    apart = judge(lab_index, raw, clean_zygote, terms=split.Terms(references(lab_index, ROOT)))
+    assert apart.to_json() == together.to_json()
+    assert apart.points == {"the reference": lab.points, "untouched": 0}.get(what, apart.points)
