@@ -12,6 +12,14 @@ from typing import Any
 
 from autograder.intake import BadNotebook
 
+#: What a notebook may hold; a lab has some forty cells and forty thousand characters in them. Lists and objects are
+#: counted before they are read, since the shortest take thirty times as much memory as they do in the file.
+MAX_CELLS = 2_000
+MAX_SOURCE = 2_000_000
+MAX_BRACKETS = 200_000
+#: How the ids of the learner's own cells begin. No cell of a lab is called like that.
+OWN = "extra-"
+
 
 @dataclass
 class Restored:
@@ -43,6 +51,7 @@ def read(raw: bytes, name: str) -> tuple[dict[str, Any], list[str]]:
     """
     if not raw.strip():
         raise BadNotebook("empty", f"{name} is empty; take a fresh copy of the lab and paste your code into it")
+    _at_most(MAX_BRACKETS, raw.count(b"[") + raw.count(b"{"), "lists and objects", name)
     flags = []
     try:
         text = raw.decode("utf-8-sig")
@@ -59,6 +68,7 @@ def read(raw: bytes, name: str) -> tuple[dict[str, Any], list[str]]:
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(_is_cell(cell) for cell in cells):
         raise BadNotebook("not-a-notebook", f"{name} is JSON but no notebook: its cells are missing or malformed")
+    _at_most(MAX_CELLS, len(cells), "cells", name)
     for cell in cells:
         if isinstance(cell["source"], list):
             cell["source"] = "".join(cell["source"])
@@ -66,6 +76,7 @@ def read(raw: bytes, name: str) -> tuple[dict[str, Any], list[str]]:
         cell["source"] = cell["source"].encode("utf-8", "replace").decode("utf-8")
         if not isinstance(cell.get("metadata"), dict):
             cell["metadata"] = {}
+    _at_most(MAX_SOURCE, sum(len(cell["source"]) for cell in cells), "characters in its cells", name)
     return notebook, flags
 
 
@@ -99,8 +110,8 @@ def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
         _place(cell, answers, result)
         result.cells.extend(_extra(extra) for extra in extras.get(cell["id"], []))
     result.cells[:0] = [_extra(extra) for extra in extras.get(None, [])]
-    for number, cell in enumerate(cell for cell in result.cells if cell["id"] == "extra"):
-        cell["id"] = f"extra-{number + 1}"
+    for number, cell in enumerate(cell for cell in result.cells if cell["id"] is None):
+        cell["id"] = f"{OWN}{number + 1}"
     for identifier, cell in template.items():
         if cell["kind"] not in ("exercise", "test", "given"):
             continue
@@ -129,7 +140,7 @@ def _place(cell: dict[str, Any], answers: dict[str, list[str]], result: Restored
 
 def _extra(cell: dict[str, Any]) -> dict[str, Any]:
     kind = "markdown" if cell["cell_type"] != "code" else "extra"
-    return {"id": "extra", "kind": kind, "source": cell["source"], "exercise": None, "points": 0, "metadata": {}}
+    return {"id": None, "kind": kind, "source": cell["source"], "exercise": None, "points": 0, "metadata": {}}
 
 
 def _match(cell: dict[str, Any], template: dict[str, Any], grade_ids: dict[str, str]) -> str | None:
@@ -171,12 +182,23 @@ def _upgrade(notebook: dict[str, Any], name: str) -> dict[str, Any]:
     import nbformat
 
     try:
-        upgraded = nbformat.convert(nbformat.from_dict(notebook), 4)
-        return json.loads(nbformat.writes(upgraded))
+        sheets = [notebook, *notebook.get("worksheets", [])]
+        # Now already: converting a thousand takes a second.
+        _at_most(MAX_CELLS, sum(len(sheet.get("cells", [])) for sheet in sheets), "cells", name)
+        return nbformat.convert(nbformat.from_dict(notebook), 4)
+    except BadNotebook:
+        raise
     except Exception as error:
         raise BadNotebook(
             "not-a-notebook", f"{name} is of an old notebook format and cannot be converted: {error}"
         ) from None
+
+
+def _at_most(limit: int, count: int, what: str, name: str) -> None:
+    if count > limit:
+        raise BadNotebook(
+            "too-large", f"{name} has {count} {what}, the limit is {limit}; paste your answers into a fresh copy"
+        )
 
 
 def _is_cell(cell: Any) -> bool:

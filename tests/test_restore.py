@@ -162,33 +162,35 @@ def test_what_cannot_be_read_has_a_named_status(read, raw, status):
     assert "lab.ipynb" in str(caught.value), "the message names the file"
 
 
-def test_a_notebook_beyond_the_limit_is_refused_unread(tmp_path):
-    path = tmp_path / "lab.ipynb"
-    with path.open("wb") as file:
-        file.truncate(intake.MAX_BYTES + 1)
-    with pytest.raises(BadNotebook, match="20 MiB, the limit is 20") as caught:
-        intake.read_file(path)
+def with_cells(cells):
+    return json.dumps({"nbformat": 4, "metadata": {}, "cells": cells}).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b'{"nbformat": 4, "cells": [], "metadata": [' + b"[]," * 200_000 + b"0]}", "200003 lists and objects"),
+        (with_cells([code_cell("")] * 2001), "2001 cells"),
+        (json.dumps(v3([code_cell("")] * 2001)).encode(), "2001 cells"),
+        (with_cells([code_cell("x" * 1_100_000)] * 2), "2200000 characters"),
+    ],
+    ids=["lists", "cells", "cells of an old notebook", "characters"],
+)
+def test_a_notebook_of_too_many_parts_is_refused(read, raw, words):
+    with pytest.raises(BadNotebook, match=words) as caught:
+        read(raw)
     assert caught.value.status == "too-large"
 
 
-@pytest.mark.parametrize("name", ["nowhere.ipynb", "nowhere/lab.ipynb", "."])
-def test_a_missing_file_or_a_folder_is_not_found(tmp_path, name):
-    with pytest.raises(BadNotebook) as caught:
-        intake.read_file(tmp_path / name)
-    assert caught.value.status == "not-found"
+def test_a_notebook_as_large_as_allowed_is_read(read):
+    content, flags = read(with_cells([code_cell("x" * 1000)] * 2000))
+    assert (len(content["cells"]), flags) == (2000, [])
 
 
-def test_a_file_that_may_not_be_read_has_a_named_status(tmp_path, monkeypatch):
-    (tmp_path / "lab.ipynb").write_bytes(WHOLE)
-
-    def refused(self):
-        raise PermissionError(13, "Permission denied")
-
-    # As root every file can be read, so the refusal is made here.
-    monkeypatch.setattr(type(tmp_path), "read_bytes", refused)
-    with pytest.raises(BadNotebook, match="Permission denied") as caught:
-        intake.read_file(tmp_path / "lab.ipynb")
-    assert caught.value.status == "unreadable"
+def test_of_a_key_that_stands_twice_the_last_one_counts_as_it_does_in_jupyterlab(read):
+    cells = [json.dumps([code_cell(source)]) for source in ("first", "last")]
+    content, _ = read(f'{{"nbformat": 4, "cells": {cells[0]}, "cells": {cells[1]}}}'.encode())
+    assert [cell["source"] for cell in content["cells"]] == ["last"]
 
 
 # Restoring
@@ -261,6 +263,31 @@ def test_copies_of_an_answer_run_in_their_order_so_that_the_last_one_counts(inde
     assert result.flags == ["the cell ema stood 2 times; marks count once"]
 
 
+def nest(depth):
+    return {"deeper": nest(depth - 1)} if depth else None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cell: cell.update(id=["ema"]),
+        lambda cell: cell.update(id=7, attachments={"a.png": {"image/png": 5}}),
+        lambda cell: cell.update(attachments=nest(200), outputs=nest(200), execution_count="<b>"),
+        lambda cell: cell["metadata"].update(nest(200), tags=5, collapsed=[]),
+        lambda cell: cell["metadata"]["nbgrader"].update(schema_version=99),
+        lambda cell: cell["metadata"]["nbgrader"].update(
+            schema_version={"x": None}, points="many", cell_type="markdown"
+        ),
+        lambda cell: cell["metadata"].update(nbgrader={"grade_id": "ema"}),
+    ],
+)
+def test_absurd_metadata_of_an_answer_changes_nothing(index, submission, expected, read, change):
+    change(cell_of(submission, "ema"))
+    content, flags = read(json.dumps(submission).encode())
+    result = restored(index, content)
+    assert (graded(result), result.flags, flags) == (expected, [], [])
+
+
 @pytest.mark.parametrize("marks", [None, {}, {"nbgrader": None}, {"nbgrader": {"grade_id": ["ema"]}}])
 def test_an_answer_whose_metadata_is_lost_is_known_by_its_cell_id(index, submission, expected, read, marks):
     for cell in submission["cells"]:
@@ -293,6 +320,15 @@ def test_cells_of_the_learner_s_own_keep_their_place(index, submission):
         assert (cells[place + 1]["kind"], cells[place + 1]["source"]) == ("extra", f"after = '{name}'")
     assert [cell["source"] for cell in cells[-2:]] == ["last = 1", "last = 2"]
     assert len({cell["id"] for cell in cells}) == len(cells), "ids are unique: outputs are put back by them"
+
+
+@pytest.mark.parametrize("odd", [None, 7, ["ema"], {"id": "ema"}, {}, "extra-1"])
+def test_an_odd_id_of_a_cell_of_the_learner_s_own_changes_nothing(index, submission, expected, read, odd):
+    submission["cells"].append(code_cell("mine = 1") | {"id": odd, "metadata": {"nbgrader": {"grade_id": odd}}})
+    content, _ = read(json.dumps(submission).encode())
+    result = restored(index, content)
+    assert graded(result) == expected
+    assert [(c["id"], c["source"]) for c in result.cells if c["kind"] == "extra"] == [("extra-1", "mine = 1")]
 
 
 def test_a_note_is_text_and_never_runs(index, submission):
