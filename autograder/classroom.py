@@ -1,38 +1,46 @@
 """Grade a class: every notebook under the submitted folder, into nbgrader's own gradebook.
 
-The engine (`autograder.verdict.judge`) runs the cells in other processes and knows nothing of nbgrader; this module
-alone writes the gradebook, so a stronger engine can take its place behind the same call.
+Whatever runs cells (`autograder.task`, through a pool) is handed bytes and hands back a verdict, and knows nothing of
+nbgrader. This module is the coordinator: it reads submissions, keeps the journal, and lets `autograder.gradebook`
+write the marks.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import logging
-import shutil
+import re
+import secrets
+import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbgrader.api import Gradebook
-from nbgrader.converters import GenerateFeedback
-from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import SaveAutoGrades
-from nbgrader.utils import capture_log, parse_utc
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SAWarning
+from nbgrader.utils import parse_utc
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from traitlets.config import Config, PyFileConfigLoader
 
-from autograder.build import KERNELSPEC, build, index_of
+from autograder import gradebook, handback, intake, sandbox
+from autograder.build import build, index_of
+from autograder.handback import Graded
+from autograder.journal import Journal, Locked, Record, grader_version
 from autograder.labs import catalog
+from autograder.pool import LocalPool
+from autograder.references import references
 from autograder.stock import quiet_api
-from autograder.verdict import Verdict, judge, nothing
-from autograder.warm import Zygote
+from autograder.task import Task
+from autograder.verdict import Verdict, nothing
+
+Progress = Callable[[int, int, str], None]
+#: nbgrader's own files beside a submission; `nbgrader release_feedback` knows the submission again by them.
+TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"
+#: Bytes that one of them may have.
+SMALL = 1024
+#: A name or an offset. Else nbgrader would open any file that a learner names as a zone, such as one of /proc.
+_ZONE = re.compile(r"[\w+-]+(/[\w+-]+)*")
 
 
 class CannotGrade(Exception):
@@ -43,53 +51,26 @@ class NothingToGrade(CannotGrade):
     """There is no such chapter, or nobody has submitted anything for it."""
 
 
-@dataclass
-class Graded:
-    """One learner's notebook and what it earned."""
-
-    student: str
-    verdict: Verdict
-
-
-class _SaveScores(SaveAutoGrades):
-    """nbgrader's own rules for what a score means (manual grades, comments), with the scores of our engine."""
-
-    def __init__(self, gradebook: Gradebook, scores: dict[str, float]):
-        super().__init__()
-        self.open_gradebook, self.scores = gradebook, scores
-
-    def preprocess(self, nb: Any, resources: dict) -> tuple[Any, dict]:
-        place = resources["nbgrader"]
-        self.notebook_id, self.assignment_id, self.student_id = place["notebook"], place["assignment"], place["student"]
-        self.gradebook = self.open_gradebook
-        for index, cell in enumerate(nb.cells):
-            self.preprocess_cell(cell, resources, index)
-        return nb, resources
-
-    def _add_comment(self, cell: Any, resources: dict) -> None:
-        """nbgrader says "No response." of an answer that is as it was released, which it knows by a checksum."""
-        name = cell.metadata["nbgrader"]["grade_id"]
-        released = self.gradebook.find_source_cell(name, self.notebook_id, self.assignment_id)
-        cell.metadata["nbgrader"]["checksum"] = released.checksum
-        super()._add_comment(cell, resources)
-
-    def _add_score(self, cell: Any, resources: dict) -> None:
-        name = cell.metadata["nbgrader"]["grade_id"]
-        grade = self.gradebook.find_grade(name, self.notebook_id, self.assignment_id, self.student_id)
-        grade.auto_score = self.scores[name]
-        grade.needs_manual_grade = grade.manual_score is not None
-
-
 def configuration(root: Path, db_url: str | None = None) -> Config:
-    """The course's nbgrader configuration, with another gradebook if one is named."""
-    loaded = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
-    config = Config(loaded)
+    """The course's nbgrader configuration, with another gradebook if one is named.
+
+    Raises:
+        CannotGrade: if the address names no database, or one whose driver is not installed.
+    """
+    # As nbgrader does it, for a plugin of the course's own (a rule for late submissions); but it hides nothing.
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    config = Config(PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config())
     if db_url:
         try:
             make_url(db_url).get_dialect().import_dbapi()
-        except ArgumentError:
+        except (ArgumentError, NoSuchModuleError):
             raise CannotGrade(
                 f"{db_url!r} is no address of a gradebook; one is sqlite:///FILE or postgresql://USER@HOST/NAME"
+            ) from None
+        except ModuleNotFoundError as missing:
+            raise CannotGrade(
+                f"the gradebook at {db_url} needs the Python package {missing.name}; install it and try again"
             ) from None
         config.CourseDirectory.db_url = db_url
     return config
@@ -102,204 +83,264 @@ def grade(
     db_url: str | None = None,
     jobs: int = 2,
     feedback: bool = True,
-    progress: Callable[[int, int, str], None] = lambda done, total, label: None,
+    progress: Progress = lambda done, total, label: None,
+    students: list[str] | None = None,
+    again: bool = False,
+    trust: bool = False,
+    pool: AbstractContextManager[Any] | None = None,
+    patience: float = gradebook.PATIENCE_SECONDS,
 ) -> tuple[list[Graded], Path]:
-    """Grade all submissions of a chapter.
+    """Grade the submissions of a chapter. What an earlier run has judged, and nothing has changed in, is not run again.
 
     Args:
         root: the checkout.
         chapter: its folder, ``ch01_attention``.
         db_url: the gradebook's address; the one of `nbgrader_config.py` where it is left out.
-        jobs: how many notebooks run at a time.
+        jobs: how many notebooks run at a time on this machine.
         feedback: whether to write feedback pages too.
         progress: called with (done, total, label) as the work goes on.
+        students: whose notebooks; everybody's where it is left out.
+        again: run everything anew, on the same hidden inputs.
+        trust: run the learners' code without a sandbox.
+        pool: where to run instead: a context manager with the method ``run`` of `autograder.pool.LocalPool`.
+        patience: seconds that the gradebook may be locked or away.
 
     Returns:
-        The results by learner and lab, and the CSV file that holds them.
+        The results by learner and lab, and the CSV file, which always has the whole class.
 
     Raises:
         NothingToGrade: if the chapter is unknown or has no submissions.
-        CannotGrade: if its labs have other test cells than those that the gradebook holds marks for.
+        CannotGrade: with what to do. Whatever has been judged by then is in the journal, and the same call goes on.
     """
-    # nbgrader 0.9 touches half-made rows under SQLAlchemy 2.1; harmless, and nothing a reader can act on.
-    warnings.filterwarnings("ignore", category=SAWarning)
     config = configuration(root, db_url)
-    submitted = root / config.CourseDirectory.submitted_directory
-    known = catalog(root)
-    chapters = sorted({lab.chapter for lab in known})
+    everybody = _learners(root, chapter, root / config.CourseDirectory.submitted_directory)
+    unknown = sorted(set(students or []) - set(everybody))
+    if unknown:
+        where = config.CourseDirectory.submitted_directory
+        raise CannotGrade(f"there is no {where}/{unknown[0]}/{chapter}; learners are named as their folders are")
+    chosen = [name for name in everybody if students is None or name in students]
+    _reach(config.CourseDirectory.db_url)
+    lacking = sandbox.missing() if pool is None and not trust else []
+    if lacking:
+        raise CannotGrade(
+            f"this machine cannot confine the learners' code: {'; '.join(lacking)}. `course doctor` shows what it has; "
+            "grade elsewhere (--scheduler names a cluster), or run the code without a sandbox (--i-trust-this-code)"
+        )
+    try:
+        with Journal(root / "grading" / "journal" / chapter) as journal:
+            run = _Run(root, chapter, config, journal, again, trust, progress, patience)
+            run.judge(chosen, pool or LocalPool(jobs))
+            if feedback:
+                run.give_feedback(chosen)
+            return run.results, run.write_table(everybody)
+    except Locked as busy:
+        raise CannotGrade(f"{chapter} is being graded already, by {busy}; wait for it or end it") from None
+    except gradebook.GradebookAway as away:
+        raise CannotGrade(
+            f"the gradebook has not answered for {patience:.0f} s ({away}). Nothing is lost: every verdict so far is "
+            f"in grading/journal/{chapter}, and the same command goes on from there"
+        ) from None
+
+
+def _learners(root: Path, chapter: str, submitted: Path) -> list[str]:
+    chapters = sorted({lab.chapter for lab in catalog(root)})
     if chapter not in chapters:
         raise NothingToGrade(f"there is no chapter {chapter!r}; the chapters are {', '.join(chapters)}")
-    students = sorted(path.parent.name for path in submitted.glob(f"[!.]*/{chapter}") if path.is_dir())
-    if not students:
+    found = intake.submissions(submitted, chapter)
+    if not found:
         raise NothingToGrade(
             f"no submissions: put each notebook at {submitted.relative_to(root)}/LEARNER/{chapter}/LAB.ipynb, "
             "as `nbgrader collect` does"
         )
-    results = []
-    with Zygote() as zygote:
-        indexes = [index_of(lab.id, root) for lab in known if lab.chapter == chapter]
-        sources = root / config.CourseDirectory.source_directory / chapter
-        if {path.stem for path in sources.glob("*.ipynb")} != {index["stem"] for index in indexes}:
-            build(root)
-        _ensure_assignment(chapter, config)
-        work = list(_submissions(submitted, students, indexes, chapter))
-        with Gradebook(config.CourseDirectory.db_url, config.CourseDirectory.course_id) as gradebook:
-            for done, (student, index, verdict) in enumerate(_run(work, zygote, jobs, root), 1):
-                _record(root, config, gradebook, student, index, verdict)
-                results.append(Graded(student, verdict))
-                progress(done, len(work), f"{student} {index['lab']}")
-    if feedback:
-        for student in _without_feedback(config, chapter, students, progress):
-            mine = next(result.verdict for result in results if result.student == student)
-            mine.flags.append("nbgrader could not write the feedback pages; `nbgrader generate_feedback` says why")
-    results.sort(key=lambda result: (result.student, result.verdict.lab))
-    return results, _write_csv(root / "grading" / f"{chapter}.csv", results)
+    return found
 
 
-def _submissions(
-    submitted: Path, students: list[str], indexes: list[dict], chapter: str
-) -> Iterator[tuple[str, dict, Path]]:
-    for student in students:
-        for index in indexes:
-            yield student, index, submitted / student / chapter / f"{index['stem']}.ipynb"
-
-
-def _run(
-    work: list[tuple[str, dict, Path]], zygote: Zygote, jobs: int, root: Path
-) -> Iterator[tuple[str, dict, Verdict]]:
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        futures = {
-            pool.submit(judge, index, path, zygote, everything=True, root=root): (student, index)
-            for student, index, path in work
-        }
-        for future in as_completed(futures):
-            student, index = futures[future]
-            try:
-                verdict = future.result()
-            except Exception as error:
-                # Nothing that is wrong with one submission may stop the others.
-                verdict = nothing(index, "internal", f"grading broke: {type(error).__name__}: {error}")
-            yield student, index, verdict
-
-
-def _ensure_assignment(chapter: str, config: Config) -> None:
-    """Tell the gradebook about the chapter's cells, as `nbgrader generate_assignment` does; release/ is not touched."""
-    url = config.CourseDirectory.db_url
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="course-release-") as scratch:
-        quiet = Config(config)
-        quiet.CourseDirectory.release_directory = scratch
-        result = quiet_api(quiet).generate_assignment(chapter, force=True)
-    if not result["success"]:
-        if "Cannot add or remove cells" in result.get("log", ""):
-            raise CannotGrade(
-                f"the exercises or test cells of {chapter} have changed since it was first graded, and nbgrader cannot "
-                "move marks from the old ones to the new: grade with the source as it was, with another gradebook "
-                f"(--db), or give up the old marks with `nbgrader db assignment remove {chapter} --force`"
-            )
-        raise RuntimeError(f"nbgrader could not register {chapter}: {result['error'].strip().splitlines()[-1]}")
-
-
-def _record(root: Path, config: Config, gradebook: Gradebook, student: str, index: dict, verdict: Verdict) -> None:
-    """Write one verdict: marks into the gradebook, the notebook with its outputs into the autograded folder."""
-    chapter, stem = index["chapter"], index["stem"]
-    folder = root / config.CourseDirectory.submitted_directory / student / chapter
-    stamp = _timestamp(folder / "timestamp.txt", verdict)
-    gradebook.update_or_create_student(student)
-    gradebook.update_or_create_submission(chapter, student, **({"timestamp": stamp} if stamp else {}))
-    notebook = _notebook(index, verdict)
-    scores = {name: score for exercise in verdict.exercises for name, score in exercise.scores.items()}
-    place = {"notebook": stem, "assignment": chapter, "student": student, "db_url": config.CourseDirectory.db_url}
-    _SaveScores(gradebook, scores).preprocess(notebook, {"nbgrader": place})
-    gradebook.db.commit()
-    target = root / config.CourseDirectory.autograded_directory / student / chapter
-    target.mkdir(parents=True, exist_ok=True)
-    partial = target / f"{stem}.ipynb.part"
-    nbformat.write(notebook, partial)
-    partial.replace(target / f"{stem}.ipynb")
-    # What `nbgrader release_feedback` needs to know the submission again.
-    for name in ("timestamp.txt", "submission_secret.txt"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
-
-
-def _timestamp(path: Path, verdict: Verdict) -> Any:
+def _reach(url: str) -> None:
+    """Find out at once what no patience mends: a wrong host, password or folder."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        # SQLite makes its file, but not the folder for it.
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     try:
-        return parse_utc(path.read_text(encoding="utf-8").strip()).replace(tzinfo=None) if path.is_file() else None
-    except (ValueError, OverflowError, UnicodeDecodeError):
-        verdict.flags.append("timestamp.txt holds no date; the time of submission is unknown")
+        engine.connect().close()
+    except DBAPIError as problem:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise CannotGrade(f"the gradebook at {shown} cannot be reached: {str(problem.orig).strip()}") from None
+    finally:
+        engine.dispose()
+
+
+@dataclass
+class _Run:
+    """One run over a class. Submissions and verdicts pass through it; what stays is small."""
+
+    root: Path
+    chapter: str
+    config: Config
+    journal: Journal
+    again: bool
+    trust: bool
+    progress: Progress
+    patience: float
+    results: list[Graded] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.submitted = self.root / self.config.CourseDirectory.submitted_directory
+        self.autograded = self.root / self.config.CourseDirectory.autograded_directory
+        self.indexes = [index_of(lab.id, self.root) for lab in catalog(self.root) if lab.chapter == self.chapter]
+        self.references = {index["lab"]: references(index, self.root) for index in self.indexes}
+
+    def judge(self, students: list[str], pool: AbstractContextManager[Any]) -> None:
+        """Judge the learners' notebooks and write the marks."""
+        self.total = len(students) * len(self.indexes)
+        # The pool starts first: its imports take seconds, which the gradebook may use.
+        with pool as running:
+            gradebook.patiently(self._register, self._wait, self.patience)
+            with (
+                gradebook.Writer(self.config, self._refused, self._wait, self.patience) as self.writer,
+                closing(running.run(self._tasks(students))) as verdicts,
+            ):
+                for (student, index, flags, task), verdict in verdicts:
+                    verdict.flags[:0] = flags
+                    record = Record(task.key, task.seed, grader_version(), verdict)
+                    self.journal.write(student, index["stem"], record)
+                    self._settle(student, index, record)
+        self.results.sort(key=lambda result: (result.student, result.verdict.lab))
+
+    def _tasks(self, students: list[str]) -> Iterator[tuple[Any, Task]]:
+        """What has to run. The rest is settled on the way: what cannot be read, and what the journal knows."""
+        for student in students:
+            for index in self.indexes:
+                known = self.journal.read(student, index["stem"])
+                seed = known.seed if known else None
+                try:
+                    content, flags = intake.fetch(self.submitted, student, self.chapter, f"{index['stem']}.ipynb")
+                except intake.BadNotebook as bad:
+                    record = Record("", seed, grader_version(), nothing(index, bad.status, str(bad)))
+                    if record != known:
+                        self.journal.write(student, index["stem"], record)
+                    self._settle(student, index, record, known=record == known)
+                    continue
+                seed = secrets.randbelow((1 << 31) - 1) + 1 if seed is None else seed
+                task = Task(index, content, self.references[index["lab"]], seed, sandbox=not self.trust)
+                if known and not self.again and known.answers(task.key):
+                    self._settle(student, index, known, known=True)
+                else:
+                    yield (student, index, flags, task), task
+
+    def _settle(self, student: str, index: dict[str, Any], record: Record, *, known: bool = False) -> None:
+        """Write what is in the journal to where people look: the autograded notebook and the gradebook."""
+        verdict, stem = record.verdict, index["stem"]
+        beside = self._beside(student, verdict)
+        stamp = _parsed(beside.get(TIMESTAMP, b""), verdict)
+        try:
+            self._hand_back(student, index, record, beside)
+        except Exception as problem:
+            # Nothing that is wrong with one submission may stop the others.
+            verdict.flags.append(f"the autograded notebook could not be written: {type(problem).__name__}: {problem}")
+        review = {name for exercise in verdict.exercises if exercise.flags for name in exercise.scores}
+        scores = {name: score for exercise in verdict.exercises for name, score in exercise.scores.items()}
+        if verdict.status == "internal":
+            review = set(scores)
+        marked = [
+            {"cell_type": "code", "source": cell["source"], "metadata": cell["metadata"]}
+            for cell in handback.cells_of(index, verdict)
+            if cell["kind"] in ("test", "exercise")
+        ]
+        self.writer.add(gradebook.Entry(student, self.chapter, stem, stamp, marked, scores, frozenset(review), known))
+        self.results.append(Graded(student, replace(verdict, cells=[]), record.seed))
+        self.progress(len(self.results), self.total, f"{student} {index['lab']}")
+
+    def _beside(self, student: str, verdict: Verdict) -> dict[str, bytes]:
+        """nbgrader's own files beside the submission."""
+        found = {}
+        for name in (TIMESTAMP, SECRET):
+            try:
+                found[name], flags = intake.fetch(self.submitted, student, self.chapter, name, limit=SMALL)
+                verdict.flags += flags
+            except intake.BadNotebook as bad:
+                if bad.status != "not-found":
+                    verdict.flags.append(f"{name} was left out: {bad}")
+        return found
+
+    def _hand_back(self, student: str, index: dict[str, Any], record: Record, beside: dict[str, bytes]) -> None:
+        folder = self.autograded / student / self.chapter
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (TIMESTAMP, SECRET):
+            # nbgrader leaves files there that may not be written to.
+            (folder / name).unlink(missing_ok=True)
+            if name in beside:
+                (folder / name).write_bytes(beside[name])
+        handback.write_notebook(folder / f"{index['stem']}.ipynb", index, record.verdict, record.seed)
+
+    def give_feedback(self, students: list[str]) -> None:
+        """Write feedback pages; where that is not possible, the result says so."""
+        done = []
+
+        def told(student: str) -> None:
+            done.append(student)
+            self.progress(len(done), len(students), f"feedback for {student}")
+
+        for student in handback.write_feedback(self.config, self.chapter, students, told):
+            mine = next(result.verdict for result in self.results if result.student == student)
+            mine.flags.append("nbgrader could not write the feedback pages; `nbgrader generate_feedback` says why")
+
+    def write_table(self, everybody: list[str]) -> Path:
+        """Write the CSV: this run's results, and for everybody else what the journal knows."""
+        results = {(result.student, result.verdict.lab): result for result in self.results}
+        path = self.root / "grading" / f"{self.chapter}.csv"
+        handback.write_table(path, (row for student in everybody for row in self._rows(student, results)))
+        return path
+
+    def _rows(self, student: str, results: dict[tuple[str, str], Graded]) -> Iterator[Graded]:
+        for index in self.indexes:
+            if (student, index["lab"]) in results:
+                yield results[student, index["lab"]]
+            elif record := self.journal.read(student, index["stem"]):
+                yield Graded(student, record.verdict, record.seed)
+
+    def _register(self) -> None:
+        """Tell the gradebook about the chapter's cells, as `nbgrader generate_assignment` does; release/ stays."""
+        sources = self.root / self.config.CourseDirectory.source_directory / self.chapter
+        if {path.stem for path in sources.glob("*.ipynb")} != {index["stem"] for index in self.indexes}:
+            build(self.root)
+        with tempfile.TemporaryDirectory(prefix="course-release-") as scratch:
+            quiet = Config(self.config)
+            quiet.CourseDirectory.release_directory = scratch
+            result = quiet_api(quiet).generate_assignment(self.chapter, force=True)
+        if result["success"]:
+            return
+        said = f"{result.get('log', '')}\n{result['error']}"
+        if "OperationalError" in said:
+            raise gradebook.Busy(next(line for line in said.splitlines() if "OperationalError" in line).strip())
+        if "Cannot add or remove cells" in said:
+            raise CannotGrade(
+                f"the exercises or test cells of {self.chapter} have changed since it was first graded, and nbgrader "
+                "cannot move marks from the old ones to the new: grade with the source as it was, with another "
+                f"gradebook (--db), or give up the old marks: `nbgrader db assignment remove {self.chapter} --force`"
+            )
+        raise RuntimeError(f"nbgrader could not register {self.chapter}: {result['error'].strip().splitlines()[-1]}")
+
+    def _refused(self, entry: gradebook.Entry, why: str) -> None:
+        """What to do about a submission that the gradebook does not take: the others have their marks."""
+        lab = next(index["lab"] for index in self.indexes if index["stem"] == entry.notebook)
+        for result in self.results:
+            if (result.student, result.verdict.lab) == (entry.student, lab):
+                result.verdict.status = "unrecorded"
+                result.verdict.flags.append(f"the marks are not in the gradebook, which does not take them: {why}")
+
+    def _wait(self, said: str) -> None:
+        self.progress(len(self.results), self.total, f"waiting for the gradebook: {said}")
+
+
+def _parsed(content: bytes, verdict: Verdict) -> datetime | None:
+    """The time in a learner's timestamp file; it may be anything."""
+    try:
+        text = content.decode().strip()
+        *_, zone = parts = text.split(" ")
+        if len(parts) == 3 and not _ZONE.fullmatch(zone):
+            raise ValueError(f"{zone} is no time zone")
+        return parse_utc(text) if text else None
+    except (ValueError, OverflowError):
+        verdict.flags.append(f"{TIMESTAMP} holds no date; the time of submission is unknown")
         return None
-
-
-def _notebook(index: dict, verdict: Verdict) -> Any:
-    """The autograded notebook: the lab's structure, the learner's code, the outputs of this run."""
-    cells = []
-    # Where nothing could be read the answers stay empty: those of the index are the solutions.
-    unread = [
-        cell | {"outputs": []} | ({"source": ""} if cell["kind"] == "exercise" else {}) for cell in index["cells"]
-    ]
-    for cell in verdict.cells or unread:
-        make = nbformat.v4.new_markdown_cell if cell["kind"] == "markdown" else nbformat.v4.new_code_cell
-        made = make(cell["source"], id=cell["id"], metadata=_metadata(cell))
-        if made.cell_type == "code":
-            made.outputs = [nbformat.from_dict(output) for output in cell["outputs"]]
-            made.execution_count = cell.get("execution_count")
-        cells.append(made)
-    note = [f"- {flag}" for flag in verdict.flags]
-    note += [f"- {e.id}: {e.message}" for e in verdict.exercises if e.message]
-    note += [f"- {e.id}: your result is exactly what you get when {e.mistake}" for e in verdict.exercises if e.mistake]
-    summary = f"**{verdict.points:g} of {verdict.max:g} points** ({verdict.status})\n\n" + "\n".join(note)
-    cells.insert(0, nbformat.v4.new_markdown_cell(summary, id="course-summary"))
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC, "course": {"lab": index["lab"]}})
-
-
-def _metadata(cell: dict) -> dict[str, Any]:
-    """A copy of an answer that stood twice keeps its code but not its marks: nbgrader wants each name once."""
-    return {} if "-copy" in cell["id"] else json.loads(json.dumps(cell["metadata"]))
-
-
-class _Feedback(GenerateFeedback):
-    """nbgrader's feedback for some learners in one go: its page templates are compiled once, not for each of them."""
-
-    def __init__(self, students: list[str], progress: Callable[[int, int, str], None], **kwargs: Any):
-        self.students, self.progress, self.written = set(students), progress, []
-        super().__init__(**kwargs)
-
-    def init_notebooks(self) -> None:
-        """Without nbgrader's glob patterns, to which a learner's name may mean something else."""
-        chapter, step = self.coursedir.assignment_id, self.coursedir.autograded_directory
-        places = [Path(self.coursedir.format_path(step, student, chapter)) for student in self.students]
-        found = {str(place): sorted(str(path) for path in place.glob("*.ipynb")) for place in places}
-        self.assignments = {place: notebooks for place, notebooks in found.items() if notebooks}
-
-    def set_permissions(self, assignment_id: str, student_id: str) -> None:
-        """The last step of each learner's pages."""
-        super().set_permissions(assignment_id, student_id)
-        self.written.append(student_id)
-        self.progress(len(self.written), len(self.students), f"feedback for {student_id}")
-
-
-def _without_feedback(
-    config: Config, chapter: str, students: list[str], progress: Callable[[int, int, str], None]
-) -> list[str]:
-    """Write the feedback pages and return the learners for whom that was not possible."""
-    place = CourseDirectory(config=config, assignment_id=chapter)
-    converter = _Feedback(students, progress, coursedir=place, config=config, force=True)
-    # It tells what went wrong in the log of the process, which is nbgrader's and not ours to print.
-    converter.log.setLevel(logging.CRITICAL)
-    capture_log(converter)
-    return sorted(converter.students - set(converter.written))
-
-
-def _write_csv(path: Path, results: list[Graded]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["learner", "lab", "exercise", "points", "max", "status", "mistake", "flags"])
-        for result in results:
-            for exercise in result.verdict.exercises:
-                flags = "; ".join([*exercise.flags, *result.verdict.flags])
-                row = [result.student, result.verdict.lab, exercise.id, exercise.points, exercise.max]
-                writer.writerow([*row, exercise.status, exercise.mistake or "", flags])
-    return path

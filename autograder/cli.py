@@ -1,7 +1,7 @@
 """The `course` command line: the one way to do each thing. A command imports what it needs itself, to start fast.
 
 Exit codes: 0 done (for `check`: full marks), 1 not all well (stale, not full marks, a gate failed), 2 wrong usage or
-input, 3 something broke.
+input, 3 something broke, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -146,25 +146,54 @@ def grade(
         str | None, typer.Option(help="The gradebook's URL; nbgrader's SQLite file where it is left out.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks that run at a time.", min=1)] = 2,
+    student: Annotated[
+        list[str] | None, typer.Option(help="Only this learner; may be given several times.", metavar="NAME")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run everything anew, on the same hidden inputs as before.")
+    ] = False,
     feedback: Annotated[bool, typer.Option(help="Write feedback pages too.")] = True,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on the Dask cluster of this scheduler.", metavar="tcp://HOST:PORT")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--i-trust-this-code", help="Run the learners' code without a sandbox.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Grade every submission of a chapter into nbgrader's gradebook."""
+    """Grade every submission of a chapter into nbgrader's gradebook.
+
+    A run that was interrupted goes on where it was when the same command is given again.
+    """
     from autograder import classroom, report
     from autograder.labs import LabError
 
+    expected: tuple[type[Exception], ...] = (classroom.CannotGrade, LabError)
+    pool = None
+    if scheduler:
+        from autograder.cluster import ClusterError, DaskPool
+
+        pool, expected = DaskPool(scheduler), (*expected, ClusterError)
     try:
         with report.progress(err) as advance:
             results, table = classroom.grade(
-                _root(), chapter, db_url=db, jobs=jobs, feedback=feedback, progress=advance
+                _root(),
+                chapter,
+                db_url=db,
+                jobs=jobs,
+                feedback=feedback,
+                progress=advance,
+                students=student,
+                again=again,
+                trust=trust,
+                pool=pool,
             )
-    except (classroom.CannotGrade, LabError) as problem:
+    except expected as problem:
         _fail(str(problem))
-    except ModuleNotFoundError as missing:
-        # SQLAlchemy imports the driver that the URL asks for.
-        _fail(f"the gradebook at {db} needs the Python package {missing.name}; install it into .venv and try again")
+    except KeyboardInterrupt:
+        _fail("stopped; what has been graded so far is kept, and the same command goes on from there", 130)
     if as_json:
-        _print_json([{"learner": result.student} | result.verdict.to_json() for result in results])
+        _print_json([{"learner": row.student, "seed": row.seed} | row.verdict.to_json() for row in results])
     else:
         report.classroom(out, results)
         out.print(f"written to {table.relative_to(_root())}", highlight=False)

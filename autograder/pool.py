@@ -28,11 +28,13 @@ class LocalPool:
     def run(self, tasks: Iterable[tuple[Any, Task]]) -> Iterator[tuple[Any, Verdict]]:
         """Perform labelled tasks and yield each label with its verdict, in the order in which they end.
 
-        Tasks are taken from the iterable only a few ahead of their turn, so a large class is never in memory at once.
+        Tasks are taken from the iterable by the thread that iterates, and only a few ahead of their turn, so a large
+        class is never in memory at once. Where iterating ends early, what still runs is ended too.
         """
         source = iter(tasks)
         running: dict[Future, tuple[Any, Task]] = {}
-        with ThreadPoolExecutor(self.jobs) as threads:
+        threads = ThreadPoolExecutor(self.jobs)
+        try:
             while True:
                 while len(running) < 2 * self.jobs and (item := next(source, None)) is not None:
                     running[threads.submit(perform, item[1], self.zygote)] = item
@@ -41,6 +43,12 @@ class LocalPool:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     label, task = running.pop(future)
                     yield label, verdict_of(future, task)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            if running:
+                # Nobody waits for them: without the warm process they end now, not when their time is up.
+                self.zygote.close()
+            threads.shutdown()
 
 
 def verdict_of(future: Any, task: Task) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from autograder.verdict import Verdict
 
+#: A class with more notebooks than this is not printed whole; the CSV has all of it.
+SHOWN_ROWS = 100
 STYLE = {"passed": "green", "graded": "green", "unwritten": "dim"}
 
 
@@ -50,23 +53,44 @@ def _explanation(exercise: Any) -> Panel:
 
 
 def classroom(console: Console, results: list[Any]) -> None:
-    """One row a learner and lab."""
-    table = Table(title="Grades", title_justify="left")
+    """One row a learner and lab; of a large class only what somebody should look at."""
+    table = Table(title="Grades", title_justify="left", caption_justify="left")
     for heading in ("learner", "lab", "points", "status", "not full marks", "flags"):
         table.add_column(heading, justify="right" if heading == "points" else "left")
-    for result in results:
+    shown = results if len(results) <= SHOWN_ROWS else [row for row in results if _flags(row) or not _is_graded(row)]
+    for result in shown:
         graded = result.verdict
         short = (
             ", ".join(f"{e.id} ({e.status})" for e in graded.exercises if e.points < e.max)
             if graded.status == "graded"
             else ""
         )
-        flags = len(graded.flags) + sum(len(e.flags) for e in graded.exercises)
         style = STYLE.get(graded.status, "red")
         points = f"{graded.points:g}/{graded.max:g}"
         status = f"[{style}]{graded.status}[/{style}]"
-        table.add_row(escape(result.student), graded.lab, points, status, short, str(flags or ""))
+        table.add_row(_printable(result.student), graded.lab, points, status, short, str(_flags(result) or ""))
+    points = sum(row.verdict.points for row in results) / max(sum(row.verdict.max for row in results), 1)
+    states = Counter(row.verdict.status for row in results)
+    said = [f"{len(results)} notebooks of {len({row.student for row in results})} learners"]
+    said += [f"{count} {status}" for status, count in states.most_common()]
+    said += [f"{points:.0%} of all points"]
+    if len(shown) < len(results):
+        said.append(f"shown: {len(shown)} to look at")
+    table.caption = ", ".join(said)
     console.print(table)
+
+
+def _printable(name: str) -> str:
+    """A name as text for Rich; a learner's folder may be called what a terminal takes for a command."""
+    return escape("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
+
+
+def _is_graded(result: Any) -> bool:
+    return result.verdict.status == "graded"
+
+
+def _flags(result: Any) -> int:
+    return len(result.verdict.flags) + sum(len(exercise.flags) for exercise in result.verdict.exercises)
 
 
 def labs(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -142,6 +166,6 @@ def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         task = bar.add_task("grading", total=None)
 
         def advance(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, description=escape(label))
+            bar.update(task, completed=done, total=total, description=_printable(label))
 
         yield advance

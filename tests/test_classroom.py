@@ -14,8 +14,12 @@ import pytest
 from nbgrader.api import Gradebook
 
 from autograder import classroom
+from autograder.pool import LocalPool
 from tests import learners
 from tests.learners import CHAPTER, STEM
+from tests.marks import COURSE, everything
+from tests.nbgrader_shell import nbgrader
+from tests.stub_pool import hand_in
 
 HONEST = ["ann", "ben"]
 WARNS = "def ema(x, beta, correct_bias=True):\n    import warnings\n\n    warnings.warn('slow', stacklevel=2)"
@@ -28,22 +32,12 @@ EXPECTED = {
     "copied": ("graded", 5.0),
     "dated": ("graded", 5.0),
     "deleted": ("graded", 0.0),
-    "killer": ("died", 0.0),
+    "killer": ("graded", 5.0),
     "misdated": ("graded", 5.0),
     "nothing": ("not-found", 0.0),
     "truncated": ("truncated", 0.0),
     "warns": ("graded", 5.0),
 }
-
-
-def hand_in(root, learner, content=None, timestamp=None):
-    place = root / "grading" / "submitted" / learner / CHAPTER
-    place.mkdir(parents=True, exist_ok=True)
-    if content is not None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        (place / f"{STEM}.ipynb").write_bytes(data)
-    if timestamp is not None:
-        (place / "timestamp.txt").write_bytes(timestamp)
 
 
 def hand_in_odd_work(root):
@@ -101,7 +95,14 @@ def read_csv(path):
 
 
 @pytest.fixture(scope="module")
-def graded(built_course, nbgrader_class, tmp_path_factory):
+def pool():
+    """A pool that is warm for all tests of this module."""
+    with LocalPool(2) as warm:
+        yield nullcontext(warm)
+
+
+@pytest.fixture(scope="module")
+def graded(built_course, nbgrader_class, pool, tmp_path_factory):
     """The class, graded twice; between the two an instructor has set a mark and one learner has handed in again."""
     root = tmp_path_factory.mktemp("classroom") / "course"
     shutil.copytree(built_course, root)
@@ -109,7 +110,7 @@ def graded(built_course, nbgrader_class, tmp_path_factory):
     hand_in_odd_work(root)
     heard = []
     before = submitted_files(root)
-    first, _ = classroom.grade(root, CHAPTER, progress=lambda *step: heard.append(step))
+    first, _ = classroom.grade(root, CHAPTER, pool=pool, progress=lambda *step: heard.append(step))
     assert submitted_files(root) == before, "submissions are only read"
     first_rows = rows(root)
     with gradebook(root) as book:
@@ -120,7 +121,7 @@ def graded(built_course, nbgrader_class, tmp_path_factory):
     without_tests = learners.notebook(root)
     without_tests["cells"] = [cell for cell in without_tests["cells"] if not learners.is_test(cell)]
     hand_in(root, "deleted", without_tests)
-    second, table = classroom.grade(root, CHAPTER)
+    second, table = classroom.grade(root, CHAPTER, pool=pool)
     return SimpleNamespace(
         root=root, first=first, second=second, first_rows=first_rows, table=table, heard=heard, manual=name
     )
@@ -163,11 +164,11 @@ def test_a_resubmission_without_test_cells_keeps_no_old_mark(graded):
     assert [auto for auto, *_ in now] == [0.0, 0.0, 0.0]
 
 
-def test_a_mark_that_an_instructor_has_set_survives_and_is_flagged(graded):
+def test_a_mark_that_an_instructor_has_set_survives_and_needs_no_second_look(graded):
     before = graded.first_rows["dated", STEM, graded.manual]
     auto, manual, _, needs_manual_grade, score, _ = rows(graded.root)["dated", STEM, graded.manual]
     assert (auto, manual, score) == (before[0], 1.5, 1.5)
-    assert needs_manual_grade is True
+    assert needs_manual_grade is False, "nothing about the submission has changed"
 
 
 def test_the_time_of_submission_is_kept_where_it_can_be_read(graded):
@@ -190,7 +191,7 @@ def test_what_is_odd_is_flagged(graded):
 
 def test_the_table_has_a_row_for_each_learner_and_exercise(graded):
     table = read_csv(graded.table)
-    assert list(table[0]) == ["learner", "lab", "exercise", "points", "max", "status", "mistake", "flags"]
+    assert list(table[0]) == ["learner", "lab", "exercise", "points", "max", "status", "mistake", "flags", "seed"]
     assert len(table) == 2 * len(EXPECTED)
     totals = dict.fromkeys(EXPECTED, 0.0)
     for row in table:
@@ -198,7 +199,10 @@ def test_the_table_has_a_row_for_each_learner_and_exercise(graded):
     assert totals == {name: points for name, (_, points) in EXPECTED.items()}
     ben = {row["exercise"]: row for row in table if row["learner"] == "ben"}
     assert (ben["ema"]["points"], ben["ema"]["max"], ben["ema"]["status"]) == ("2.0", "4", "failed")
-    assert {row["status"] for row in table if row["learner"] == "killer"} == {"died"}
+    assert {row["status"] for row in table if row["learner"] == "truncated"} == {"truncated"}
+    seeds = {row["learner"]: row["seed"] for row in table}
+    assert [name for name, seed in seeds.items() if not seed] == ["nothing"]
+    assert len(set(seeds.values())) == len(EXPECTED)
 
 
 def test_progress_is_told_to_its_end(graded):
@@ -239,37 +243,83 @@ def test_what_is_generated_and_committed_is_not_touched(graded, built_course):
     assert released(graded.root) == released(built_course)
 
 
+DUE = "2026-11-20 10:00:00 UTC"
+#: Whose work came when, and what of it is right.
+TIMES = {
+    "early": (b"2026-11-20 09:59:59.5 UTC\n", {"ema", "steps_to"}),
+    "late": (b"2026-11-20 12:30:00 Europe/Berlin", {"ema", "steps_to"}),
+    "much later": (b"2026-11-22 10:00:00 +0000", {"steps_to"}),
+    "undated": (None, {"ema"}),
+    "unwritten": (b"2026-11-20 11:00:00", set()),
+    "wordless": (b" \n", {"ema"}),
+}
+#: A rule for late submissions as a course may have it.
+RULE = """
+from nbgrader.plugins import BasePlugin
+
+class PerHour(BasePlugin):
+    def late_submission_penalty(self, student_id, score, total_seconds_late):
+        return 1.5 * total_seconds_late / 3600 if score else None
+"""
+
+
+def test_rows_with_late_penalties_are_those_of_stock_nbgrader(built_course, pool, tmp_path):
+    root = tmp_path / "stock"
+    shutil.copytree(built_course, root)
+    (root / "lateness.py").write_text(RULE)
+    with (root / "nbgrader_config.py").open("a") as file:
+        file.write("c.AssignLatePenalties.plugin_class = 'lateness.PerHour'\n")
+    right = learners.reference(root)
+    for name, (stamp, written) in TIMES.items():
+        hand_in(root, name, learners.notebook(root, {exercise: right[exercise] for exercise in written}), stamp)
+    shutil.copytree(root, tmp_path / "ours")
+    register = ["generate_assignment", CHAPTER, "--force"], ["db", "assignment", "add", CHAPTER, f"--duedate={DUE}"]
+    nbgrader(root, tmp_path / "home", *register, ["autograde", CHAPTER])
+    stock = everything(classroom.configuration(root).CourseDirectory.db_url)
+    ours = classroom.configuration(tmp_path / "ours").CourseDirectory.db_url
+    with Gradebook(ours, COURSE) as book:
+        book.add_assignment(CHAPTER, duedate=DUE)
+    for _ in range(2):
+        classroom.grade(tmp_path / "ours", CHAPTER, pool=pool, feedback=False)
+        assert everything(ours) == stock
+    penalties = {name: penalty for name, _, _, penalty in stock["submitted_notebook"]}
+    late = {"late": 2.25, "much later": 1.0}
+    assert penalties == {name: late.get(name) for name in TIMES}, "the comparison is about something"
+    assert {comment for *_, comment, _ in stock["comment"]} == {None, "No response."}
+
+
 @pytest.fixture
-def course(built_course, zygote, tmp_path, monkeypatch):
+def course(built_course, tmp_path):
     """The tiny course with one full submission."""
-    monkeypatch.setattr(classroom, "Zygote", lambda: nullcontext(zygote))
     root = tmp_path / "course"
     shutil.copytree(built_course, root)
     hand_in(root, "eve", learners.notebook(root, learners.reference(root)))
     return root
 
 
-def test_a_lab_whose_hidden_test_was_mended_is_graded_again(course):
-    assert classroom.grade(course, CHAPTER, feedback=False)[0][0].verdict.points == 5.0
+def test_a_lab_whose_hidden_test_was_mended_is_graded_again(course, pool):
+    assert classroom.grade(course, CHAPTER, pool=pool, feedback=False)[0][0].verdict.points == 5.0
     change(course, "(0.3, 0.5), (0.25, 0.5)", "(0.3, 0.5), (0.25, 0.6)")
-    assert classroom.grade(course, CHAPTER, feedback=False)[0][0].verdict.points == 5.0
+    assert classroom.grade(course, CHAPTER, pool=pool, feedback=False)[0][0].verdict.points == 5.0
     change(course, "math.log(beta)) + 1,", "math.log(beta)) + 2,")
-    assert classroom.grade(course, CHAPTER, feedback=False)[0][0].verdict.points == 4.0
+    assert classroom.grade(course, CHAPTER, pool=pool, feedback=False)[0][0].verdict.points == 4.0
     assert sorted(values[0] for key, values in rows(course).items() if len(key) == 3) == [0.0, 2.0, 2.0]
 
 
-def test_a_lab_with_new_test_cells_is_refused_with_a_way_out(course):
+def test_a_lab_with_new_test_cells_is_refused_with_a_way_out(course, pool):
     """nbgrader cannot add cells that have marks; what counts is that the old marks stay and the message helps."""
-    classroom.grade(course, CHAPTER, feedback=False)
+    classroom.grade(course, CHAPTER, pool=pool, feedback=False)
     before = rows(course)
     added = (
         '# %% test="steps_to" points=3\nfrom coursekit import check\n\ncheck.equal(steps_to(0.5, 0.5), 2, "one")\n\n'
     )
     change(course, '# %% mistakes="steps_to"', added + '# %% mistakes="steps_to"')
     with pytest.raises(classroom.CannotGrade, match="nbgrader db assignment remove ch90_example"):
-        classroom.grade(course, CHAPTER)
+        classroom.grade(course, CHAPTER, pool=pool)
     assert rows(course) == before
-    results, _ = classroom.grade(course, CHAPTER, db_url=f"sqlite:///{course}/grading/new.db", feedback=False)
+    results, _ = classroom.grade(
+        course, CHAPTER, pool=pool, db_url=f"sqlite:///{course}/grading/new.db", feedback=False
+    )
     assert (results[0].verdict.points, results[0].verdict.max) == (8.0, 8.0)
 
 
@@ -278,28 +328,6 @@ def change(course, old, new):
     text = source.read_text(encoding="utf-8")
     assert old in text
     source.write_text(text.replace(old, new), encoding="utf-8")
-
-
-def test_a_fault_of_the_grader_costs_one_learner_and_says_so(course, monkeypatch):
-    hand_in(course, "mal", learners.notebook(course))
-    sound = classroom.judge
-
-    def judge(index, path, *rest, **options):
-        if "mal" in path.parts:
-            raise OSError("disk on fire")
-        return sound(index, path, *rest, **options)
-
-    monkeypatch.setattr(classroom, "judge", judge)
-    (course / "grading" / "autograded" / "mal" / CHAPTER).mkdir(parents=True)
-    (course / "grading" / "autograded" / "mal" / CHAPTER / "stray.ipynb").write_text("no notebook")
-    found = by_name(classroom.grade(course, CHAPTER)[0])
-    assert (found["eve"].points, found["mal"].points) == (5.0, 0.0)
-    assert (found["mal"].status, found["mal"].exercises[0].message) == (
-        "internal",
-        "grading broke: OSError: disk on fire",
-    )
-    assert any("could not write the feedback" in flag for flag in found["mal"].flags)
-    assert (course / "grading" / "feedback" / "eve" / CHAPTER / f"{STEM}.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
 
-from autograder import checking, classroom, cli
+from autograder import checking, classroom, cli, report
 from tests import learners
 from tests.conftest import ROOT
 from tests.learners import CHAPTER, LAB, STEM
+from tests.stub_pool import StubPool
 
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 
@@ -28,7 +29,7 @@ def course(built_course, zygote, tmp_path, monkeypatch):
     shutil.copytree(built_course, root)
     monkeypatch.setenv("COURSE_ROOT", str(root))
     monkeypatch.setattr(checking, "Zygote", lambda shared: zygote)
-    monkeypatch.setattr(classroom, "Zygote", lambda: nullcontext(zygote))
+    monkeypatch.setattr(classroom, "LocalPool", lambda jobs: StubPool())
     return root
 
 
@@ -159,6 +160,85 @@ def test_grade_prints_a_table_and_says_where_the_rest_is(run, course):
     assert "[eve] ch90/lab01" in stderr, "progress is shown, but not among the results"
     assert (course / "other.db").is_file()
     assert (course / "grading" / f"{CHAPTER}.csv").is_file()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """With which options the class grader is called; it does nothing."""
+    options = {}
+
+    def grade(root, chapter, **rest):
+        options.update(rest)
+        return [], root / "grading" / f"{chapter}.csv"
+
+    monkeypatch.setattr(classroom, "grade", grade)
+    return options
+
+
+def test_grade_hands_its_options_on(run, asked):
+    assert run("grade", CHAPTER)[0] == 0
+    assert [asked[name] for name in ("students", "again", "trust", "feedback", "pool")] == [
+        None,
+        False,
+        False,
+        True,
+        None,
+    ]
+    options = ["--student", "ann", "--student", "ben", "--again", "--i-trust-this-code", "--no-feedback", "--jobs", "3"]
+    assert run("grade", CHAPTER, *options)[0] == 0
+    assert (asked["students"], asked["again"], asked["trust"]) == (["ann", "ben"], True, True)
+    assert (asked["feedback"], asked["jobs"]) == (False, 3)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """The module that knows Dask, which needs no cluster here."""
+    module = ModuleType("autograder.cluster")
+    module.DaskPool = lambda address: ("pool at", address)
+    module.ClusterError = type("ClusterError", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "autograder.cluster", module)
+    return module
+
+
+def test_grade_on_a_cluster_takes_the_scheduler_s_pool(run, asked, cluster):
+    assert run("grade", CHAPTER, "--scheduler", "tcp://10.0.0.1:8786")[0] == 0
+    assert asked["pool"] == ("pool at", "tcp://10.0.0.1:8786")
+
+
+def test_a_cluster_that_is_not_there_is_wrong_input(run, cluster, monkeypatch):
+    def grade(*arguments, **options):
+        raise cluster.ClusterError("there is no scheduler")
+
+    monkeypatch.setattr(classroom, "grade", grade)
+    code, stdout, stderr = run("grade", CHAPTER, "--scheduler", "tcp://10.0.0.1:8786")
+    assert (code, stdout) == (2, "")
+    assert stderr.strip().endswith("there is no scheduler")
+
+
+def test_ctrl_c_ends_grading_with_a_word_on_how_to_go_on(run, course, monkeypatch):
+    stub = StubPool()
+    monkeypatch.setattr(classroom, "LocalPool", lambda jobs: stub)
+    for name in ("ann", "ben"):
+        write(course / "grading" / "submitted" / name / CHAPTER / f"{STEM}.ipynb", learners.reference(course), course)
+    stub.ends_after = 1
+    code, stdout, stderr = run("grade", CHAPTER, "--no-feedback")
+    assert (code, stdout, "the same command goes on" in stderr) == (130, "", True)
+    stub.ends_after = None
+    assert run("grade", CHAPTER, "--no-feedback")[0] == 0
+    assert len(stub.tasks) == 2
+
+
+def test_of_a_large_class_the_table_shows_what_to_look_at(run, course, monkeypatch):
+    monkeypatch.setattr(report, "SHOWN_ROWS", 2)
+    for name in ("ann", "ben", "eve\x1b[2J"):
+        write(course / "grading" / "submitted" / name / CHAPTER / f"{STEM}.ipynb", learners.reference(course), course)
+    assert "ann" not in run("grade", CHAPTER, "--no-feedback")[1]
+    (course / "grading" / "submitted" / "eve\x1b[2J" / CHAPTER / f"{STEM}.ipynb").write_text("{}")
+    _, stdout, stderr = run("grade", CHAPTER, "--no-feedback")
+    assert "\x1b" not in stderr
+    assert ("ann" in stdout, "eve\N{REPLACEMENT CHARACTER}[2J" in stdout, "\x1b" in stdout) == (False, True, False)
+    words = " ".join(stdout.split())
+    assert "3 notebooks of 3 learners, 2 graded, 1 not-a-notebook, 67% of all points, shown: 1" in words
 
 
 def test_labs_lists_what_a_learner_wants_to_know(run):

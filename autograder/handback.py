@@ -1,0 +1,137 @@
+"""What a class gets back: the autograded notebook with its outputs, feedback pages, and the table of marks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbgrader.converters import GenerateFeedback
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.utils import capture_log
+from traitlets.config import Config
+
+from autograder import sanitise
+from autograder.build import KERNELSPEC
+from autograder.verdict import Verdict
+
+
+@dataclass
+class Graded:
+    """One learner's notebook and what it earned.
+
+    Attributes:
+        student: the name of the learner's folder.
+        verdict: what was earned and why, without the cells.
+        seed: of the hidden inputs; None where nothing has run yet.
+    """
+
+    student: str
+    verdict: Verdict
+    seed: int | None = None
+
+
+def cells_of(index: dict[str, Any], verdict: Verdict) -> list[dict[str, Any]]:
+    """The notebook's cells: the lab's structure with the learner's code."""
+    # Where nothing could be read the answers stay empty: those of the index are the solutions.
+    unread = [
+        cell | {"outputs": []} | ({"source": ""} if cell["kind"] == "exercise" else {}) for cell in index["cells"]
+    ]
+    # A copy of an answer that stood twice keeps its code but not its marks: nbgrader wants each name once.
+    return [
+        cell | {"metadata": {} if "-copy" in cell["id"] else json.loads(json.dumps(cell["metadata"]))}
+        for cell in verdict.cells or unread
+    ]
+
+
+def write_notebook(path: Path, index: dict[str, Any], verdict: Verdict, seed: int | None) -> None:
+    """Write the autograded notebook: a summary, then the cells with the outputs of this run, safe to look at."""
+    cells = [nbformat.v4.new_markdown_cell(_summary(verdict), id="course-summary")]
+    for cell in cells_of(index, verdict):
+        make = nbformat.v4.new_markdown_cell if cell["kind"] == "markdown" else nbformat.v4.new_code_cell
+        made = make(cell["source"], id=cell["id"], metadata=cell["metadata"])
+        if made.cell_type == "code":
+            made.outputs, made.execution_count = cell["outputs"], cell.get("execution_count")
+        cells.append(made)
+    course = {"lab": index["lab"], "seed": seed}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC, "course": course})
+    # Only now: what a learner's process sent as outputs may be anything until it is sanitised.
+    notebook.cells = cells
+    partial = path.with_suffix(".part")
+    nbformat.write(sanitise.notebook(notebook), partial)
+    partial.replace(path)
+
+
+def _summary(verdict: Verdict) -> str:
+    notes = list(verdict.flags)
+    for exercise in verdict.exercises:
+        notes += [f"{exercise.id}: {note}" for note in [exercise.message, *exercise.flags] if note]
+        if exercise.mistake:
+            notes.append(f"{exercise.id}: your result is exactly what you get when {exercise.mistake}")
+    points = f"**{verdict.points:g} of {verdict.max:g} points** ({verdict.status})"
+    return "\n".join([points, "", *(f"- {sanitise.text(note)}" for note in notes)])
+
+
+class _Feedback(GenerateFeedback):
+    """nbgrader's feedback for some learners in one go: its page templates are compiled once, not for each of them."""
+
+    def __init__(self, students: Iterable[str], told: Callable[[str], None], **kwargs: Any):
+        self.students, self.told, self.written = set(students), told, set()
+        super().__init__(**kwargs)
+
+    def init_notebooks(self) -> None:
+        """Without nbgrader's glob patterns, to which a learner's name may mean something else."""
+        chapter, step = self.coursedir.assignment_id, self.coursedir.autograded_directory
+        places = [Path(self.coursedir.format_path(step, student, chapter)) for student in self.students]
+        found = {str(place): sorted(str(path) for path in place.glob("*.ipynb")) for place in places}
+        self.assignments = {place: notebooks for place, notebooks in found.items() if notebooks}
+
+    def set_permissions(self, assignment_id: str, student_id: str) -> None:
+        """The last step of each learner's pages."""
+        super().set_permissions(assignment_id, student_id)
+        self.written.add(student_id)
+        self.told(student_id)
+
+
+def write_feedback(config: Config, chapter: str, students: list[str], told: Callable[[str], None]) -> list[str]:
+    """Write feedback pages with nbgrader's own command, and return the learners for whom that was not possible.
+
+    Args:
+        config: the course's nbgrader configuration.
+        chapter: the assignment.
+        students: for whom.
+        told: called with each name when its pages are there.
+    """
+    missing = set(students)
+    while missing:
+        place = CourseDirectory(config=config, assignment_id=chapter)
+        converter = _Feedback(missing, told, coursedir=place, config=config, force=True)
+        # It tells what went wrong in the log of the process, which is nbgrader's and not ours to print.
+        converter.log.setLevel(logging.CRITICAL)
+        capture_log(converter)
+        missing -= converter.written
+        # nbgrader stops altogether when the gradebook is locked for a while: the rest is worth another try.
+        if not converter.written:
+            break
+    return sorted(missing)
+
+
+def write_table(path: Path, results: Iterable[Graded]) -> None:
+    """Write one row for each learner and exercise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["learner", "lab", "exercise", "points", "max", "status", "mistake", "flags", "seed"])
+        for result in results:
+            for exercise in result.verdict.exercises:
+                flags = "; ".join([*exercise.flags, *result.verdict.flags])
+                texts = (sanitise.csv(text) for text in (exercise.status, exercise.mistake or "", flags))
+                row = [sanitise.csv(result.student), result.verdict.lab, exercise.id, exercise.points, exercise.max]
+                writer.writerow([*row, *texts, "" if result.seed is None else result.seed])
+    partial.replace(path)
