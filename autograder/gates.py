@@ -62,6 +62,11 @@ def mistakes(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
     return zygote.call("mistakes", job_for(lab, exercise), JOB_SECONDS)
 
 
+def seeded(lab: Lab, exercise: str, seeds: list[int], zygote: Zygote) -> list[str]:
+    """Problems under other seeds (`coursekit.check.seed`): right answers must pass, mistakes be rejected."""
+    return zygote.call("seeded", job_for(lab, exercise) | {"seeds": seeds}, JOB_SECONDS)
+
+
 def survivors(lab: Lab, exercise: str, zygote: Zygote) -> tuple[int, list[Survivor], list[str]]:
     """How many mutants the exercise has, which survive, and listed equivalents that do not (or no longer) survive."""
     result = zygote.call("mutants", job_for(lab, exercise), JOB_SECONDS)
@@ -107,6 +112,25 @@ def mistakes_job(job: dict[str, Any]) -> list[str]:
         ]
         if failing and agreed[0] != sentence:
             problems.append(f"{exercise}: {sentence!r} would be named {agreed[0]!r}: no test tells them apart")
+    return problems
+
+
+def seeded_job(job: dict[str, Any]) -> list[str]:
+    """In the fork: for each seed, right answers against all tests, and mistakes until one test rejects them."""
+    import os
+
+    reference, exercise = _prepare(job), job["exercise"]
+    wrong = [
+        reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
+        for edits in job["mistakes"].values()
+    ]
+    problems = []
+    for seed in job["seeds"]:
+        os.environ["COURSE_SEED"] = str(seed)
+        problems += [f"seed {seed}: {problem}" for problem in solutions_job(job)]
+        for sentence, scope in zip(job["mistakes"], wrong, strict=True):
+            if not any(diagnose.trace(test, scope, []).failure for test in job["tests"]):
+                problems.append(f"seed {seed}: {exercise}: {sentence!r} is not rejected")
     return problems
 
 

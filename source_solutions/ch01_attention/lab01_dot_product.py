@@ -218,7 +218,7 @@ for d_k in (16, 1024):
 ### BEGIN HIDDEN TESTS
 from torch import einsum
 
-noise = torch.Generator().manual_seed(11)
+noise = torch.Generator().manual_seed(check.seed(11))
 
 
 def random(*shape):
@@ -356,7 +356,7 @@ check.close(
     "scores of 10,000 and of -10,000, side by side",
 )
 ### BEGIN HIDDEN TESTS
-noise = torch.Generator().manual_seed(21)
+noise = torch.Generator().manual_seed(check.seed(21))
 x = 3 * torch.randn(3, 5, 7, generator=noise, dtype=torch.float64)
 for dim in (0, 1, 2, -1, -2):
     check.close(softmax(x.clone(), dim=dim), torch.softmax(x, dim), f"three axes, dim={dim}", atol=1e-8, rtol=1e-8)
@@ -393,7 +393,7 @@ check.gradients(
     "a row of nothing but -inf has a gradient of zero, and the row beside it its usual one",
 )
 ### BEGIN HIDDEN TESTS
-x = 3 * torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(22), dtype=torch.float64)
+x = 3 * torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(check.seed(22)), dtype=torch.float64)
 x[0, 0, 2] = x[1, :4, 3] = -inf
 x[2, 3, :] = x[:, 4, 5] = x[1, 0, :5] = -inf
 
@@ -580,7 +580,7 @@ for v in (torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([[1.0],
 ### BEGIN HIDDEN TESTS
 import torch.nn.functional as F
 
-noise = torch.Generator().manual_seed(31)
+noise = torch.Generator().manual_seed(check.seed(31))
 
 
 def random(*shape):
@@ -633,7 +633,7 @@ check.close(
 ### BEGIN HIDDEN TESTS
 import torch.nn.functional as F
 
-noise = torch.Generator().manual_seed(32)
+noise = torch.Generator().manual_seed(check.seed(32))
 
 
 def random(*shape):
@@ -822,7 +822,7 @@ check.close(self_attention(x, w_q, w_k, w_v), (output, weights), "three position
 ### BEGIN HIDDEN TESTS
 import torch.nn.functional as F
 
-noise = torch.Generator().manual_seed(41)
+noise = torch.Generator().manual_seed(check.seed(41))
 
 
 def random(*shape):
@@ -869,7 +869,7 @@ check.close(
 ### BEGIN HIDDEN TESTS
 import torch.nn.functional as F
 
-noise = torch.Generator().manual_seed(42)
+noise = torch.Generator().manual_seed(check.seed(42))
 
 
 def random(*shape):

@@ -151,7 +151,7 @@ check.close(attention_entropy(torch.zeros(2, 4)), torch.zeros(2), "a row of zero
 ### BEGIN HIDDEN TESTS
 import scipy.stats
 
-generator = torch.Generator().manual_seed(3)
+generator = torch.Generator().manual_seed(check.seed(3))
 scores = 3 * torch.randn(3, 2, 7, 13, dtype=torch.float64, generator=generator)
 for name, case in {
     "batch and heads, T_q = 7, T_k = 13": scores.softmax(-1),
@@ -191,7 +191,7 @@ check.that(
 ### BEGIN HIDDEN TESTS
 from torch.distributions import Categorical
 
-scores = torch.randn(2, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+scores = torch.randn(2, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(4)))
 visible = torch.tensor([True, True, False, True, True, True, False, True, False])
 check.gradients(
     lambda scores: attention_entropy(scores.masked_fill(~visible, -torch.inf).softmax(-1)),
@@ -327,7 +327,7 @@ check.equal([token for token, _ in even[0]], ["b", "f", "a"], "of equal weights 
 import numpy as np
 
 letters = list("qwertyuiopasdfghjklzxcvbnm")
-generator = torch.Generator().manual_seed(5)
+generator = torch.Generator().manual_seed(check.seed(5))
 cases = {
     "5 queries over 26 keys": torch.randn(5, 26, generator=generator).softmax(-1),
     "26 queries and 26 keys": torch.randn(26, 26, generator=generator, dtype=torch.float64).softmax(-1),
@@ -564,7 +564,7 @@ check.equal(
 check.close(seen["values"], weights.double(), "the cells of a sentence with a repeated word", atol=1e-7)
 ### BEGIN HIDDEN TESTS
 queries, keys = ["un", "chien", "dort"], ["ann", "sees", "joy", "sleep", "in"]
-cross = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7)).softmax(-1)
+cross = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(7))).softmax(-1)
 for name, weights, rows, columns in (
     ("3 queries over 5 keys", cross, queries, keys),
     ("5 queries over 3 keys", cross.T / cross.T.sum(-1, keepdim=True), keys, queries),
@@ -745,7 +745,9 @@ for h, panel in enumerate(panels):
     check.equal(panel["colour_range"], (0, 1), f"the colour range of head {h + 1}")
 ### BEGIN HIDDEN TESTS
 tokens = ["the", "cat", "saw", "the", "dog"]
-weights = (3 * torch.randn(6, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(9))).softmax(-1)
+weights = (
+    3 * torch.randn(6, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(9)))
+).softmax(-1)
 panels = read_heatmaps(head_grid(weights, tokens))
 check.equal(
     [panel["title"].lower() for panel in panels],
@@ -986,7 +988,7 @@ def by_hand(weights, tokens):
     return found
 
 
-generator = torch.Generator().manual_seed(11)
+generator = torch.Generator().manual_seed(check.seed(11))
 square = (2 * torch.randn(9, 9, dtype=torch.float64, generator=generator)).softmax(-1)
 causal = torch.ones(9, 9, dtype=torch.float64).tril()
 cases = {

@@ -190,7 +190,7 @@ check.equal(split_heads(tokens, 2), two_heads, "three tokens of four features, s
 check.raises(ValueError, lambda: split_heads(tokens, 3), "three heads cannot share four features")
 ### BEGIN HIDDEN TESTS
 for batch, length, d_model, n_heads in ((3, 63, 60, 6), (1, 6, 60, 6), (2, 5, 12, 1), (2, 5, 12, 12), (6, 6, 36, 6)):
-    x = torch.randn(batch, length, d_model, generator=torch.Generator().manual_seed(length))
+    x = torch.randn(batch, length, d_model, generator=torch.Generator().manual_seed(check.seed(length)))
     d_k = d_model // n_heads
     by_columns = torch.stack([x[:, :, h * d_k : (h + 1) * d_k] for h in range(n_heads)], dim=1)
     check.equal(split_heads(x, n_heads), by_columns, f"B={batch}, T={length}, d_model={d_model} in {n_heads} heads")
@@ -209,7 +209,7 @@ for n_heads in (0, -2, 24):
 check.gradients(
     lambda x: split_heads(x, 3),
     lambda x: torch.stack(x.chunk(3, dim=-1), dim=1),
-    [torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))],
+    [torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(0)))],
     "gradients of split_heads",
 )
 ### END HIDDEN TESTS
@@ -224,7 +224,7 @@ two_heads = torch.tensor([[[[1, 2], [5, 6], [9, 10]], [[3, 4], [7, 8], [11, 12]]
 check.equal(merge_heads(two_heads), tokens, "the two heads, merged again")
 ### BEGIN HIDDEN TESTS
 for batch, n_heads, length, d_k in ((3, 6, 63, 10), (1, 6, 6, 10), (2, 1, 5, 12), (2, 12, 5, 1), (4, 4, 4, 4)):
-    heads = torch.randn(batch, n_heads, length, d_k, generator=torch.Generator().manual_seed(d_k))
+    heads = torch.randn(batch, n_heads, length, d_k, generator=torch.Generator().manual_seed(check.seed(d_k)))
     beside = torch.cat([heads[:, h] for h in range(n_heads)], dim=-1)
     check.equal(merge_heads(heads), beside, f"B={batch}, H={n_heads}, T={length}, d_k={d_k} merged")
     check.equal(merge_heads(split_heads(beside, n_heads)), beside, "split, then merged, is what it was")
@@ -233,7 +233,7 @@ check.equal(merge_heads(numbers)[..., 4:8], numbers[:, 1], "the second block of 
 check.gradients(
     merge_heads,
     lambda heads: torch.cat(heads.unbind(1), dim=-1),
-    [torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))],
+    [torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(0)))],
     "gradients of merge_heads",
 )
 ### END HIDDEN TESTS
@@ -444,12 +444,14 @@ def torch_twin(state, n_heads):
 
 # Weights of the test's own: only the third test is about the first weights.
 for batch, length, d_model, n_heads in ((1, 63, 60, 6), (3, 63, 60, 1), (3, 3, 60, 3), (3, 7, 12, 12), (1, 1, 12, 2)):
-    drawn = torch.randn(4, d_model, d_model, generator=torch.Generator().manual_seed(n_heads)) / d_model**0.5
+    drawn = (
+        torch.randn(4, d_model, d_model, generator=torch.Generator().manual_seed(check.seed(n_heads))) / d_model**0.5
+    )
     state = dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn, strict=True))
     mha = MultiHeadAttention(d_model, n_heads)
     mha.load_state_dict(state)
     twin = torch_twin(state, n_heads)
-    x = torch.randn(length, batch, d_model, generator=torch.Generator().manual_seed(length)).transpose(0, 1)
+    x = torch.randn(length, batch, d_model, generator=torch.Generator().manual_seed(check.seed(length))).transpose(0, 1)
     output, weights = mha(x)
     want_output, want_weights = twin(x, x, x, average_attn_weights=False)
     case = f"B={batch}, T={length}, d_model={d_model}, H={n_heads}"
@@ -460,13 +462,13 @@ for batch, length, d_model, n_heads in ((1, 63, 60, 6), (3, 63, 60, 1), (3, 3, 6
 
 # Each matrix has its own part: what was loaded is what is used.
 state = {
-    name: torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    name: torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(seed)))
     for seed, name in enumerate(("w_q", "w_k", "w_v", "w_o"))
 }
 mha = MultiHeadAttention(12, 3)
 mha.double()
 mha.load_state_dict(state)
-x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(9)))
 for factor in (1.0, 1e3):
     output, weights = mha(factor * x)
     want_output, want_weights = torch_twin(state, 3)(factor * x, factor * x, factor * x, average_attn_weights=False)
@@ -508,11 +510,11 @@ def torch_twin(state, n_heads):
 
 
 def values(*shape, seed):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(seed)))
 
 
 def allowed(*shape, seed):
-    mask = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.6
+    mask = torch.rand(*shape, generator=torch.Generator().manual_seed(check.seed(seed))) < 0.6
     mask[..., 0] = True
     return mask
 
@@ -1138,13 +1140,15 @@ def without_head(state, n_heads, head, x, mask, baseline):
 
 
 for batch, length, d_model, n_heads in ((3, 13, 60, 6), (1, 5, 12, 3), (2, 6, 6, 6), (2, 4, 8, 1)):
-    drawn = torch.randn(4, d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
+    drawn = torch.randn(
+        4, d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(length))
+    )
     state = dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn / d_model**0.5, strict=True))
     mha = MultiHeadAttention(d_model, n_heads)
     mha.double()
     mha.load_state_dict(state)
     x = torch.randn(
-        length, batch, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(batch)
+        length, batch, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(batch))
     ).transpose(0, 1)
     for mask in (None, torch.ones(length, length, dtype=torch.bool).tril()):
         for head in {0, n_heads // 2, n_heads - 1}:
@@ -1157,7 +1161,7 @@ for batch, length, d_model, n_heads in ((3, 13, 60, 6), (1, 5, 12, 3), (2, 6, 6,
     for bad in (-1, n_heads, n_heads + 1):
         check.raises(ValueError, lambda bad=bad, mha=mha, x=x: ablate_head(mha, x, bad), f"head {bad} of {n_heads}")
 mha = MultiHeadAttention(12, 3, seed=1)
-x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(check.seed(0)))
 check.close(
     ablate_head(mha, x, 1),
     without_head(mha.state_dict(), 3, 1, x, None, "zero"),
@@ -1378,19 +1382,23 @@ def error_growth(state, n_heads, x, target, mask, baseline):
 
 
 for batch, length, d_model, n_heads in ((3, 7, 60, 6), (1, 5, 12, 1)):
-    drawn = torch.randn(4, d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    drawn = torch.randn(
+        4, d_model, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(3))
+    )
     state = dict(zip(("w_q", "w_k", "w_v", "w_o"), drawn / d_model**0.5, strict=True))
     mha = MultiHeadAttention(d_model, n_heads)
     mha.double()
     mha.load_state_dict(state)
-    x, target = torch.randn(2, batch, length, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    x, target = torch.randn(
+        2, batch, length, d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(check.seed(4))
+    )
     for mask in (None, torch.ones(length, length, dtype=torch.bool).tril()):
         for baseline in ("zero", "mean"):
             case = f"B={batch}, T={length}, {n_heads} heads, {'no' if mask is None else 'causal'} mask, baseline {baseline!r}, random target"
             want = error_growth(state, n_heads, x, target, mask, baseline)
             check.close(head_importance(mha, x, target, mask, baseline), want, case, atol=1e-9)
 mha = MultiHeadAttention(12, 3, seed=1)
-x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(check.seed(0)))
 target = mha(x)[0].detach()
 found = head_importance(mha, x, target)
 check.close(found, error_growth(mha.state_dict(), 3, x, target, None, "zero"), "float32; the module is its own target")

@@ -200,7 +200,7 @@ check.close(params["b_q"], torch.tensor([20.0, 21.0]), "b_q")
 check.close(params["b_k"], torch.tensor([22.0, 23.0]), "b_k")
 check.close(params["b_v"], torch.tensor([24.0, 25.0]), "b_v")
 check.close(params["b_o"], torch.tensor([40.0, 41.0]), "b_o")
-torch.manual_seed(1)
+torch.manual_seed(check.seed(1))
 layer = torch.nn.MultiheadAttention(60, 3, bias=False, dtype=torch.float64)
 params = from_torch({name: value.detach() for name, value in layer.state_dict().items()})
 check.equal(sorted(params), ["w_k", "w_o", "w_q", "w_v"], "a state without biases gives no biases")
@@ -243,7 +243,7 @@ check.close(state["out_proj.weight"], 4.0 * torch.eye(2), "the output projection
 ### BEGIN HIDDEN TESTS
 check.close(state["out_proj.bias"], torch.tensor([14.0, 14.0]), "the bias of the output projection")
 for bias in (True, False):
-    torch.manual_seed(2)
+    torch.manual_seed(check.seed(2))
     layer = torch.nn.MultiheadAttention(15, 3, bias=bias, dtype=torch.float64)
     random = {name: torch.randn_like(value) for name, value in layer.state_dict().items()}
     d = 15
@@ -477,7 +477,7 @@ check.close(
 )
 ### BEGIN HIDDEN TESTS
 query, key = torch.zeros(3, 5, 4, dtype=torch.float64), torch.zeros(3, 7, 4, dtype=torch.float64)
-draw = torch.Generator().manual_seed(3)
+draw = torch.Generator().manual_seed(check.seed(3))
 padding = torch.rand(3, 7, generator=draw) < 0.4
 padding[1] = True
 blocked = torch.rand(5, 7, generator=draw) < 0.3
@@ -559,7 +559,7 @@ check.equal(
 )
 ### BEGIN HIDDEN TESTS
 # PyTorch itself as the oracle: with all weights zero every score is zero, and softmax(mask) is what the layer returns.
-draw = torch.Generator().manual_seed(5)
+draw = torch.Generator().manual_seed(check.seed(5))
 for batch, heads, t_q, t_k in ((3, 2, 4, 6), (1, 5, 6, 4), (2, 1, 5, 5)):
     layer = torch.nn.MultiheadAttention(10, heads, batch_first=True, dtype=torch.float64)
     for parameter in layer.parameters():
@@ -871,8 +871,8 @@ check.close(output[:1], plain, "fixed_padding: the same as if the padded keys we
 ### BEGIN HIDDEN TESTS
 from torch.nn.functional import scaled_dot_product_attention
 
-q, k, v = torch.randn(3, 3, 2, 63, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-padding = torch.rand(3, 63, generator=torch.Generator().manual_seed(3)) < 0.5
+q, k, v = torch.randn(3, 3, 2, 63, 12, generator=torch.Generator().manual_seed(check.seed(2)), dtype=torch.float64)
+padding = torch.rand(3, 63, generator=torch.Generator().manual_seed(check.seed(3))) < 0.5
 output, weights = fixed_padding(q, k, v, padding)
 keep = (~padding)[:, None, None, :]
 identity = torch.eye(63, dtype=torch.float64).expand(3, 2, 63, 63)
@@ -923,7 +923,7 @@ check.close(weights[:, :, 0, 1:3], torch.zeros(2, 2, 2), "fixed_boolean: forbidd
 ### BEGIN HIDDEN TESTS
 from torch.nn.functional import scaled_dot_product_attention
 
-draw = torch.Generator().manual_seed(5)
+draw = torch.Generator().manual_seed(check.seed(5))
 q = torch.randn(3, 2, 9, 12, generator=draw, dtype=torch.float64)
 k, v = torch.randn(2, 3, 2, 63, 12, generator=draw, dtype=torch.float64)
 allowed = torch.rand(9, 63, generator=draw) < 0.5
@@ -980,7 +980,9 @@ check.close(output[:, :, 0], v[:, :, 0], "fixed_causal: the first query sees its
 from torch.nn.functional import scaled_dot_product_attention
 
 for batch, heads, t, width in ((3, 2, 63, 12), (1, 1, 1, 5), (1, 3, 2, 1)):
-    q, k, v = torch.randn(3, batch, heads, t, width, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
+    q, k, v = torch.randn(
+        3, batch, heads, t, width, generator=torch.Generator().manual_seed(check.seed(t)), dtype=torch.float64
+    )
     output, weights = fixed_causal(q, k, v)
     identity = torch.eye(t, dtype=torch.float64).expand(batch, heads, t, t)
     check.close(
@@ -1237,7 +1239,7 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         (1, 2, 6, 1, 1),
     ):
         for bias in (True, False):
-            torch.manual_seed(d + t_k)
+            torch.manual_seed(check.seed(d + t_k))
             layers = [
                 torch.nn.MultiheadAttention(d, heads, bias=bias, batch_first=first, dtype=dtype)
                 for first in (True, False)
@@ -1284,7 +1286,7 @@ inf = float("inf")
 for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
     for batch, t_q, t_k in ((3, 63, 63), (1, 9, 14), (3, 5, 3)):
         d, heads = 60, 4
-        torch.manual_seed(t_q)
+        torch.manual_seed(check.seed(t_q))
         layer = torch.nn.MultiheadAttention(d, heads, batch_first=True, dtype=dtype)
         state = {name: torch.randn_like(tensor) / d**0.5 for name, tensor in layer.state_dict().items()}
         layer.load_state_dict(state)
@@ -1344,7 +1346,7 @@ from torch.nn.functional import multi_head_attention_forward
 
 inf, d, heads = float("inf"), 12, 3
 for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-    torch.manual_seed(9)
+    torch.manual_seed(check.seed(9))
     weights = [torch.randn(3 * d, d, dtype=dtype), torch.randn(d, d, dtype=dtype)]
     biases = [torch.randn(3 * d, dtype=dtype), torch.randn(d, dtype=dtype)]
     leaves = [tensor / d**0.5 for tensor in weights + biases]

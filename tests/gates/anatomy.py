@@ -11,6 +11,8 @@ IDEA_WORDS = (150, 400)
 HYPE = re.compile(
     r"\b(amazing|awesome|revolutionary|magical|game.changing|super easy|simply just|blazing(ly)?)\b", re.IGNORECASE
 )
+#: Seeds of a hidden test that are not the submission's own.
+PLAIN_SEED = re.compile(r"\b(manual_seed|default_rng|RandomState|random\.seed)\((?!check\.seed\()[^\n]*")
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2728\u2705\u274c\u26a1]|:[a-z_]+:(?=\\s|$)")
 
 
@@ -64,4 +66,6 @@ def _exercise(lab: Lab, name: str) -> list[str]:
     tests = "\n".join(test.source for test in lab.tests(name))
     if "### BEGIN HIDDEN TESTS" not in tests:
         found.append(f"{name}: there are no hidden tests")
+    hidden = "\n".join(re.findall(r"### BEGIN HIDDEN TESTS(.*?)### END HIDDEN TESTS", tests, re.S))
+    found += [f"{name}: hidden tests draw from check.seed(n), not {m[0]!r}" for m in PLAIN_SEED.finditer(hidden)]
     return found
