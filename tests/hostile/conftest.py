@@ -1,0 +1,17 @@
+"""The stage on which hostile submissions are graded: one for all cases."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.stage import Stage
+
+
+@pytest.fixture(scope="session")
+def stage():
+    # Not below pytest's own folder, which only its owner may enter: here nothing but the sandbox keeps anybody out.
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder, Stage(Path(folder)) as made:
+        yield made
