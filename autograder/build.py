@@ -224,6 +224,8 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
     elif cell.kind == "given":
         counts["given"] = counts.get("given", 0) + (cell.name is None)
         marks = _marks(cell.name or f"given_{counts['given']}", locked=True)
+        if "side" in cell.options:
+            metadata["course"] = {"side": cell.options["side"]}
     if marks:
         metadata["nbgrader"] = marks
     base = marks["grade_id"] if marks else _short_hash(source)

@@ -25,6 +25,8 @@ def examine(root: Path) -> list[dict[str, Any]]:
         _display(),
         _browser(),
         _fork(),
+        _sandbox(),
+        _postgresql(),
         _mathjax(),
         _disk(root),
     ]
@@ -110,6 +112,26 @@ def _fork() -> dict[str, Any]:
     if hasattr(os, "fork") and not os.environ.get("COURSE_NO_FORK"):
         return _finding("warm process", "yes", "checks after the first start in milliseconds")
     return _finding("warm process", "no fork here", "every check imports torch anew and takes seconds longer", "skip")
+
+
+def _sandbox() -> dict[str, Any]:
+    consequence = "`course grade` refuses other people's notebooks, unless with --i-trust-this-code"
+    if sys.platform != "linux":
+        return _finding("sandbox", f"not on {sys.platform}", consequence, "skip")
+    from autograder import sandbox
+
+    lacks = sandbox.missing()
+    if lacks:
+        return _finding("sandbox", "; ".join(lacks), consequence, "skip")
+    return _finding("sandbox", sandbox.describe(), "`course grade` runs each notebook in it")
+
+
+def _postgresql() -> dict[str, Any]:
+    places = [*os.environ.get("PATH", "").split(os.pathsep), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    server = shutil.which("initdb", path=os.pathsep.join(places))
+    if server:
+        return _finding("PostgreSQL", server, "its tests run; a gradebook there is `--db postgresql://…`")
+    return _finding("PostgreSQL", "no server here", "its tests are skipped, a remote one can still be used", "skip")
 
 
 def _mathjax() -> dict[str, Any]:

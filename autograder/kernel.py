@@ -87,13 +87,26 @@ DENIED = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
+    "vmsplice": (278, 75),
+    # Few of these exist for all processes of a user, or of the machine.
+    "io_setup": (206, 0),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
 }
 _CLONE, _CLONE3, _SOCKET = (56, 435, 41) if _X86 else (220, 435, 198)
+_PRCTL, _SETSOCKOPT, _MMAP = (157, 54, 9) if _X86 else (167, 208, 222)
+_SO_SNDBUF = 7
+_SHARED_ANONYMOUS = 0x01 | 0x20
 _AUDIT_ARCH = 0xC000003E if _X86 else 0xC00000B7
 #: Local, IPv4 and IPv6: in an empty network namespace they reach nothing. Others (vsock, netlink) are not all confined.
 _SOCKET_FAMILIES = (1, 2, 10)
 _ALL_NAMESPACES = 0x7E020080
 _EPERM, _ENOSYS = 1, 38
+#: The language of filters (include/uapi/linux/filter.h and seccomp.h).
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _LEAVE = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_KILL, _ALLOW, _ERROR = 0x80000000, 0x7FFF0000, 0x00050000
+_REFUSE = (_LEAVE, 0, 0, _ERROR | _EPERM)
+_Line = tuple[int, int, int, int]
 
 
 def _check(result: int, what: str) -> int:
@@ -179,26 +192,35 @@ def landlock(readable: list[str], writable: list[str]) -> None:
 
 
 def seccomp() -> None:
-    """Refuse the system calls in `DENIED`, new namespaces, and sockets of unusual families. Needs no_new_privileges."""
-    load, equal, at_least, any_bit, leave = 0x20, 0x15, 0x35, 0x45, 0x06
-    kill, allow, refuse = 0x80000000, 0x7FFF0000, 0x00050000
-    # A line is (operation, jump if true, jump if false, constant); the number is at offset 0, the architecture at 4,
-    # the first argument at 16.
-    program = [(load, 0, 0, 4), (equal, 1, 0, _AUDIT_ARCH), (leave, 0, 0, kill), (load, 0, 0, 0)]
+    """Refuse the system calls in `DENIED`, and some others by their arguments. Needs no_new_privileges."""
+    # A line is (operation, jump if true, jump if false, constant); the number is at offset 0, the architecture at 4.
+    program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _AUDIT_ARCH), (_LEAVE, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     if _X86:  # the x32 interface has numbers of its own
-        program += [(at_least, 0, 1, 0x40000000), (leave, 0, 0, refuse | _EPERM)]
+        program += [(_AT_LEAST, 0, 1, 0x40000000), _REFUSE]
     for numbers in DENIED.values():
         number = numbers[0 if _X86 else 1]
         if number is not None:
-            program += [(equal, 0, 1, number), (leave, 0, 0, refuse | _EPERM)]
+            program += [(_EQUAL, 0, 1, number), _REFUSE]
     # The flags of clone3 lie in memory that a filter cannot read; without it libc falls back to clone.
-    program += [(equal, 0, 1, _CLONE3), (leave, 0, 0, refuse | _ENOSYS)]
-    program += [(equal, 0, 4, _CLONE), (load, 0, 0, 16), (any_bit, 0, 1, _ALL_NAMESPACES)]
-    program += [(leave, 0, 0, refuse | _EPERM), (leave, 0, 0, allow)]
-    families = [(equal, len(_SOCKET_FAMILIES) - i, 0, family) for i, family in enumerate(_SOCKET_FAMILIES)]
-    program += [(equal, 0, len(families) + 2, _SOCKET), (load, 0, 0, 16), *families]
-    program += [(leave, 0, 0, refuse | _EPERM), (leave, 0, 0, allow)]
+    program += [(_EQUAL, 0, 1, _CLONE3), (_LEAVE, 0, 0, _ERROR | _ENOSYS)]
+    program += _by_argument(_CLONE, 0, [(_ANY_BIT, 0, 1, _ALL_NAMESPACES), _REFUSE])
+    families = [(_EQUAL, len(_SOCKET_FAMILIES) - i, 0, family) for i, family in enumerate(_SOCKET_FAMILIES)]
+    program += _by_argument(_SOCKET, 0, [*families, _REFUSE])
+    # The end of whoever watches has to be the end of this process, and what it uses has to be open to view.
+    private = [(_EQUAL, 1, 0, _PR_SET_PDEATHSIG), (_EQUAL, 0, 1, _PR_SET_DUMPABLE), _REFUSE]
+    program += _by_argument(_PRCTL, 0, private)
+    # Shared memory without a file stays when nobody has it mapped, and then no process shows it as its own.
+    program += _by_argument(_MMAP, 3, [(_AND, 0, 0, _SHARED_ANONYMOUS), (_EQUAL, 0, 1, _SHARED_ANONYMOUS), _REFUSE])
+    # What waits in a socket is nobody's memory either; its size is bounded where it cannot be set.
+    program += _by_argument(_SETSOCKOPT, 2, [(_EQUAL, 0, 1, _SO_SNDBUF), _REFUSE])
+    program.append((_LEAVE, 0, 0, _ALLOW))
     code = b"".join(struct.pack("HBBI", *line) for line in program)
     buffer = ctypes.create_string_buffer(code)
     filter_program = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(buffer))
     _check(_libc.prctl(_PR_SET_SECCOMP, 2, filter_program, 0, 0), "seccomp")
+
+
+def _by_argument(number: int, argument: int, lines: list[_Line]) -> list[_Line]:
+    """Decide about one system call by (the low half of) an argument: where no line leaves, it is allowed."""
+    body = [(_LOAD, 0, 0, 16 + 8 * argument), *lines, (_LEAVE, 0, 0, _ALLOW)]
+    return [(_EQUAL, 0, len(body), number), *body]

@@ -28,12 +28,12 @@ OPTIONS = {
     "mistakes": set(),
     "equivalent": set(),
     "alternative": set(),
-    "given": {"tags"},
+    "given": {"tags", "side"},
     "plain": {"tags"},
     "markdown": {"tags"},
 }
 HEADER = {"title": str, "lab": str, "minutes": int, "difficulty": int, "hardware": str, "needs": list, "builds": list}
-OPTION_TYPES = {"difficulty": int, "minutes": int, "points": int, "forbid": list, "tags": list}
+OPTION_TYPES = {"difficulty": int, "minutes": int, "points": int, "forbid": list, "tags": list, "side": str}
 #: What nbgrader takes out between `### BEGIN …` and `### END …`, and the cells where that may stand.
 REGIONS = {"SOLUTION": ("exercise", "alternative"), "HIDDEN TESTS": ("test",)}
 CHECK_IMPORT = "from coursekit import check"
@@ -249,6 +249,9 @@ def _cell(path: Path, line: int, cell: Any) -> Cell:
     for key, value in options.items():
         if not _is_a(value, OPTION_TYPES[key]):
             raise LabError(path, line, f"{key} is {value!r}", f"It is {_IN_WORDS[OPTION_TYPES[key]]}")
+    if options.get("side", "learner") != "learner":
+        why = 'Given cells run on both sides; side="learner" keeps one, and what it defines, in the learner\'s process'
+        raise LabError(path, line, f"side is {options['side']!r}", why)
     return Cell(kind, cell.source, line, name, options)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-import json
+import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from autograder import wire
+from autograder import hearsay, wire
+from autograder.channel import Channel, Closed
 from autograder.execute import CellTimeout
 
 #: Seconds that the other process has beyond a call's limit to say itself that the limit was passed.
 GRACE = 3.0
-#: Characters of a text that the other process chose, where a person reads it.
-MAX_TEXT = 5_000
-#: Bytes of a report on one cell.
-MAX_REPORT = 32 << 20
+#: Bytes of the reports on all cells of a notebook; what goes beyond is kept without its outputs.
+MAX_OUTPUTS = 32 << 20
+TOO_MUCH = {"output_type": "stream", "name": "stderr", "text": "[the notebook's outputs are too large, left out]\n"}
 
 
 class SubjectGone(BaseException):
@@ -35,11 +35,12 @@ class Link:
         deadline: when the running cell's time is over, on the monotonic clock.
     """
 
-    def __init__(self, channel: wire.Channel):
+    def __init__(self, channel: Channel):
         self.channel = channel
         self.broken, self.late = "", False
         self.deadline = time.monotonic()
         self.random: bytes | None = None
+        self.room = MAX_OUTPUTS
 
     def begin(self, seconds: float) -> None:
         """Start the clock of a cell."""
@@ -50,43 +51,89 @@ class Link:
 
         Raises:
             SubjectGone: if the process is gone, is late, or does not keep to the protocol.
-            Exception: what the learner's code raised, as an exception of the same name and, for those that Python
-                has, the same type.
+            CellTimeout: if the running cell's time is over.
+            WireError: if a value cannot cross, or what came is none.
+            Exception: what the learner's code raised (see `hearsay.exception`).
         """
         __tracebackhide__ = True
         if self.broken:
             raise SubjectGone(self.broken)
+        if time.monotonic() >= self.deadline:
+            # Many quick questions, each in time.
+            raise CellTimeout("this cell ran longer than its time limit")
         buffers: list[bytes] = []
         asked = {key: wire.encode(value, buffers, _handle_of) for key, value in values.items()}
-        limit = self.deadline + GRACE
-        try:
-            self.channel.send({"do": do, "with": asked}, buffers, limit)
-            answer, buffers = self.channel.receive(limit)
-        except wire.Closed as closed:
-            self.late = time.monotonic() >= limit
-            self.broken = str(closed)
-            raise SubjectGone(self.broken) from None
+        answer, buffers = self._exchange({"do": do, "with": asked, "seconds": self.left()}, buffers)
         if isinstance(answer.get("error"), dict):
-            raise _raised(answer["error"])
+            try:
+                raised = hearsay.exception(answer["error"])
+            except Exception:
+                raise wire.WireError("a malformed exception came") from None
+            raise raised
         if "value" not in answer:
             self.broken = "what came is no answer"
             raise SubjectGone(self.broken)
         return wire.decode(answer["value"], buffers, lambda coded: self._proxy(coded))
+
+    def _exchange(self, question: dict[str, Any], buffers: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+        __tracebackhide__ = True
+        limit = self.deadline + GRACE
+        try:
+            self.channel.send(question, buffers, limit)
+            return self.channel.receive(limit)
+        except Closed as closed:
+            self.late = time.monotonic() >= limit
+            self.broken = str(closed)
+            raise SubjectGone(self.broken) from None
+        except wire.WireError:
+            raise
+        except BaseException:
+            # The alarm of this process: what is left of the answer would be taken for the next one.
+            self.broken, self.late = "a question was interrupted", True
+            raise
 
     def left(self) -> float:
         """Seconds of the running cell."""
         return max(self.deadline - time.monotonic(), 0.001)
 
     def run(self, cell: dict[str, Any]) -> dict[str, Any]:
-        """Let the learner's process run a cell; its report holds nothing but what a report may hold."""
-        raw = self.ask("run", cell=cell)
+        """Let the learner's process run a cell; its report holds nothing but what a report may hold.
+
+        Raises:
+            SubjectGone: also where what comes is no report.
+        """
         try:
-            if not isinstance(raw, bytes) or len(raw) > MAX_REPORT:
-                raise ValueError
-            return _plain_report(json.loads(raw), cell["id"])
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            self.broken = "what came is no report on a cell"
+            raw = self.ask("run", cell=cell, seconds=self.left())
+            if not isinstance(raw, bytes):
+                raise TypeError
+            told = hearsay.report(raw, cell["id"])
+        except (Exception, CellTimeout) as error:
+            self.broken, self.late = "what came is no report on a cell", isinstance(error, CellTimeout)
             raise SubjectGone(self.broken) from None
+        self.room -= len(raw)
+        if self.room < 0:
+            told["outputs"] = [TOO_MUCH] if told["outputs"] else []
+        return told
+
+    def fresh(self) -> None:
+        """Let the learner's process forget the results that gradients could still be asked for."""
+        with contextlib.suppress(Exception, CellTimeout):
+            self.ask("fresh")
+
+    def names(self, names: list[str]) -> dict[str, Any]:
+        """Those of the learner's names that are defined and can cross, with what they stand for.
+
+        One by one, so that what cannot cross is missing alone.
+        """
+        found: dict[str, Any] = {}
+        for name in names:
+            try:
+                answer = self.ask("name", name=name)
+            except (Exception, CellTimeout):
+                continue
+            if isinstance(answer, list) and len(answer) == 1:
+                found[name] = answer[0]
+        return found
 
     def random_state(self) -> torch.Tensor | None:
         """This process's random state where a test has changed it since it was last sent: a seed counts on both sides.
@@ -106,6 +153,24 @@ class Link:
         if type(number) is not int or number < 0 or not isinstance(name, str) or not texts:
             raise wire.WireError("a malformed object came")
         return Proxy(self, number, str(kind), name[:200], frozenset(methods[:1000]))
+
+
+def notice_seeds(link: Link) -> None:
+    """Let the link know when this process sets a seed.
+
+    Setting the same seed again means the learner's side too, and the state here may not show that anything was done.
+    """
+    for name in ("manual_seed", "set_rng_state", "seed"):
+        setattr(torch, name, _noticed(getattr(torch, name), link))
+
+
+def _noticed(function: Callable[..., Any], link: Link) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        link.random = None
+        return function(*args, **kwargs)
+
+    return call
 
 
 class Proxy:
@@ -132,7 +197,7 @@ class Proxy:
         if name.startswith("_"):
             raise AttributeError(f"a test may not use {name} of a learner's object")
         value = self._link.ask("get", target=self, name=name)
-        if isinstance(value, Proxy) and value._kind == "callable":
+        if isinstance(value, Proxy) and value._kind == "method":
             return _Method(self, name, value)
         return value
 
@@ -168,7 +233,6 @@ class Proxy:
             kwargs=kwargs,
             grad=torch.is_grad_enabled(),
             random=link.random_state(),
-            seconds=link.left(),
         )
         if not isinstance(answer, dict) or "result" not in answer:
             raise wire.WireError("a malformed result came")
@@ -193,10 +257,6 @@ class _Method:
         __tracebackhide__ = True
         return self.owner._call(self.name, args, kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        # What is callable and has attributes too, such as a module within a module.
-        return getattr(self.value, name)
-
 
 class _Bridge(torch.autograd.Function):
     """Carries gradients to the learner's process: its inputs are leaves here, its outputs the results of one call."""
@@ -211,7 +271,7 @@ class _Bridge(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        answer = ctx.link.ask("backward", call=ctx.call, grads=list(grads), seconds=ctx.link.left())
+        answer = ctx.link.ask("backward", call=ctx.call, grads=list(grads))
         if not isinstance(answer, list) or len(answer) != ctx.count:
             raise wire.WireError("malformed gradients came")
         return (None, None, None, None, *answer, *[None] * len(grads))
@@ -260,68 +320,3 @@ def _handle_of(value: Any) -> dict[str, Any]:
     if isinstance(value, Proxy):
         return {"handle": value._number}
     raise wire.WireError(f"a test can pass plain values only, and this is a {type(value).__name__}")
-
-
-def _raised(error: dict[str, Any]) -> BaseException:
-    """The learner's exception as one of the same name; its base is the nearest type that Python itself has."""
-    kinds = [kind for kind in error.get("kinds") or [] if isinstance(kind, str)][:30]
-    kinds = [kind for kind in kinds if kind.isidentifier()] or ["Exception"]
-    text = str(error.get("message"))[:MAX_TEXT]
-    if kinds[0] == CellTimeout.__name__:
-        return CellTimeout(text)
-    found = (getattr(builtins, kind, None) for kind in kinds)
-    base = next((b for b in found if isinstance(b, type) and issubclass(b, Exception)), Exception)
-    # Made without the arguments that some types insist on; the name and the text are what tests and people look at.
-    made = type(kinds[0], (base,), {"__init__": lambda self: None, "__str__": lambda self: text})()
-    made.remote_frames = [frame for frame in map(_frame, error.get("frames") or []) if frame]
-    return made
-
-
-def _frame(frame: Any) -> dict[str, Any] | None:
-    if not isinstance(frame, dict) or not isinstance(frame.get("line"), int):
-        return None
-    return {"line": frame["line"], "code": _text(frame.get("code"), 500), "function": _text(frame.get("function"), 200)}
-
-
-def _text(value: Any, limit: int = MAX_TEXT) -> str:
-    return str(value)[:limit].encode("utf-8", "replace").decode() if value is not None else ""
-
-
-def _plain_report(report: dict[str, Any], cell: str) -> dict[str, Any]:
-    """A report in which every part has the type that it should have."""
-    error = report["error"]
-    if error is not None:
-        error = {
-            "kind": _text(error["kind"], 200),
-            "message": _text(error["message"]),
-            **dict.fromkeys(("what", "why", "hint")),
-            "mistakes": [],
-            "frames": [frame for frame in map(_frame, error["frames"][:100]) if frame],
-        }
-    count, seconds = report.get("execution_count"), report.get("seconds")
-    return {
-        "id": cell,
-        "outputs": [output for output in map(_plain_output, report["outputs"][:10_000]) if output],
-        "seconds": float(seconds) if isinstance(seconds, int | float) else 0.0,
-        "execution_count": count if isinstance(count, int) and abs(count) < 1 << 31 else None,
-        "error": error,
-    }
-
-
-def _plain_output(output: dict[str, Any]) -> dict[str, Any] | None:
-    kind = output.get("output_type")
-    if kind == "stream":
-        name = "stderr" if output.get("name") == "stderr" else "stdout"
-        return {"output_type": "stream", "name": name, "text": _text(output.get("text"), MAX_REPORT)}
-    if kind == "error":
-        lines = output.get("traceback")
-        lines = [_text(line) for line in lines[:1000]] if isinstance(lines, list) else []
-        named = {key: _text(output.get(key)) for key in ("ename", "evalue")}
-        return {"output_type": "error", **named, "traceback": lines}
-    if kind in ("display_data", "execute_result"):
-        data, metadata = output.get("data"), output.get("metadata")
-        data = {str(key)[:200]: value for key, value in data.items()} if isinstance(data, dict) else {}
-        metadata = metadata if isinstance(metadata, dict) else {}
-        plain = {"output_type": kind, "data": data, "metadata": metadata}
-        return plain | ({"execution_count": None} if kind == "execute_result" else {})
-    return None

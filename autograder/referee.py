@@ -7,42 +7,55 @@ ones here too. What it reports has the form of `autograder.execute.run`, so judg
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from autograder import execute, proxy, wire
+from autograder import execute, proxy
+from autograder.channel import Channel
+from autograder.subject import settle
 
 #: Seconds that a test cell has here beyond its limit, so that the other side can say first that it took too long.
 GRACE = 2 * proxy.GRACE
+#: Bytes that this process may add to what a fresh one has.
+MAX_MEMORY = 4 << 30
+NO_TIME_LEFT = {"kind": "CellTimeout", "message": "it did not run: the notebook had used up its time before"}
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run one notebook against a subject.
 
     Args:
-        job: as for `autograder.execute.run`, and ``wire`` (a descriptor), ``names`` (what the exercises define),
-            ``seed`` (of hidden inputs), ``skip`` (cell id -> an error to report without running the cell).
+        job: as for `autograder.execute.run`, and ``wire`` (a descriptor), ``names`` (what stands for the learner's
+            objects), ``apart`` (ids of given cells that do not run here), ``seed`` (of hidden inputs), ``skip`` (cell
+            id -> an error to report without running the cell), ``deadline`` (of the notebook, on the monotonic clock).
 
     Returns:
         What `autograder.execute.run` returns, and ``gone``: None, or the ``cell`` at which the subject was lost and
         whether it was ``late``; the cells after that one have not run.
     """
     start = time.perf_counter()
+    _bound_memory()
     os.environ |= {"COURSE_GRADING": "1", "COURSE_ROOT": job["root"], "COURSE_SEED": str(job["seed"])}
-    os.chdir(job["folder"])
+    settle(job["folder"])
     torch.set_num_threads(1)
     outputs = execute.Outputs()
     shell = execute.make_shell(outputs)
     signal.signal(signal.SIGALRM, execute.alarm)
-    link = proxy.Link(wire.Channel(socket.socket(fileno=job["wire"])))
+    link = proxy.Link(Channel(socket.socket(fileno=job["wire"])))
+    proxy.notice_seeds(link)
     reports, gone = [], None
     for cell in job["cells"]:
         if cell["id"] in job["skip"]:
             reports.append(not_run(cell, job["skip"][cell["id"]]))
+            continue
+        if time.monotonic() >= job["deadline"]:
+            reports.append(not_run(cell, NO_TIME_LEFT))
             continue
         report = _run(cell, link, shell, outputs, job)
         if link.broken:
@@ -58,6 +71,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _bound_memory() -> None:
+    """What the learner's process sends decides how much a test makes of it: ``list(range(n))``."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    bound = pages * resource.getpagesize() + MAX_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
 def not_run(cell: dict[str, Any], error: dict[str, str]) -> dict[str, Any]:
     """The report on a cell that ended the subject when it was tried, or that could not run any more."""
     said = {"output_type": "error", "ename": error["kind"], "evalue": error["message"], "traceback": [error["message"]]}
@@ -68,16 +88,22 @@ def not_run(cell: dict[str, Any], error: dict[str, str]) -> dict[str, Any]:
 def _run(
     cell: dict[str, Any], link: proxy.Link, shell: Any, outputs: execute.Outputs, job: dict[str, Any]
 ) -> dict[str, Any] | None:
-    link.begin(job["cell_seconds"])
+    def begin() -> float:
+        seconds = max(min(job["cell_seconds"], job["deadline"] - time.monotonic()), 0.001)
+        link.begin(seconds)
+        return seconds
+
+    begin()
     try:
         report = None if cell["kind"] == "test" else link.run(cell)
-        if cell["kind"] in ("test", "given"):
+        if cell["kind"] == "test" or (cell["kind"] == "given" and cell["id"] not in job["apart"]):
+            begin()
             _take_names(link, shell, job["names"])
-            link.begin(job["cell_seconds"])
-            here = execute.run_cell(shell, outputs, cell, job["cell_seconds"] + GRACE)
+            here = execute.run_cell(shell, outputs, cell, begin() + GRACE)
             if job["diagnose"]:
-                link.begin(job["cell_seconds"])
-                execute.name_mistakes(shell, cell, here, job)
+                # In both cases the other side is to say first that time is up: an answer that came afterwards would be
+                # taken for that to the next question.
+                execute.name_mistakes(shell, cell, here, job | {"cell_seconds": begin() + GRACE})
             report = report or here
     except proxy.SubjectGone:
         return None
@@ -86,12 +112,8 @@ def _run(
 
 def _take_names(link: proxy.Link, shell: Any, names: list[str]) -> None:
     """Let the learner's names stand for what they are now; what is not defined there is not defined here."""
-    link.ask("fresh")
-    try:
-        known = link.ask("names", names=names)
-    except Exception:
-        known = None
+    link.fresh()
+    known = link.names(names)
     for name in names:
         shell.user_ns.pop(name, None)
-    if isinstance(known, dict):
-        shell.user_ns.update({name: known[name] for name in names if name in known})
+    shell.user_ns.update(known)

@@ -54,14 +54,18 @@ def confine(inmate: Inmate, hangup: socket.socket, keep: list[int], limits: Limi
         limits: what it may use.
 
     Returns:
-        How it ended: ``done``, ``exit N``, ``signal N``, ``memory``, ``cpu`` or ``hangup``. No process of it is left.
+        How it ended: ``done``, ``exit N``, ``signal N``, ``memory``, ``cpu``, ``files`` or ``hangup``. No process of it
+        is left.
 
     Raises:
         CannotConfine: if the machine lacks a part.
     """
     kernel.die_with_parent()
+    _keep_course_apart()
     _namespaces()
     ready, tell = os.pipe()
+    # Before anything of the inmate's runs, which could make it look larger than it is.
+    baseline = warden.anonymous(os.getpid())
     child = os.fork()
     if child == 0:
         _become_inmate(inmate, tell, keep, limits)
@@ -71,7 +75,20 @@ def confine(inmate: Inmate, hangup: socket.socket, keep: list[int], limits: Limi
     if problem != "ready":
         os.waitpid(child, 0)
         raise CannotConfine(problem or "the process inside ended before it was ready")
-    return warden.watch(child, hangup, limits)
+    return warden.watch(child, hangup, limits, baseline)
+
+
+def _keep_course_apart() -> None:
+    """All that is below Python's folders is seen inside. A checkout there would be, with solutions and gradebook."""
+    import coursekit
+
+    course = Path(coursekit.__file__).parents[1]
+    around = [path for path, _ in _places() if course.is_relative_to(path)]
+    if around and (course / "source_solutions").exists():
+        raise CannotConfine(
+            f"the course lies within {around[0]}, which every submission can read because Python is there; "
+            "move it, or make its virtual environment in a folder of its own"
+        )
 
 
 def _namespaces() -> None:
@@ -100,7 +117,7 @@ def _become_inmate(inmate: Inmate, tell: int, keep: list[int], limits: Limits) -
             _close_all_but({tell, *keep})
             _resource_limits(limits)
             kernel.no_new_privileges()
-            kernel.landlock(["/"], [WORK, COURSE, "/tmp", "/dev/shm", "/dev/null", "/dev/zero", "/dev/full"])
+            kernel.landlock(["/"], [WORK, COURSE, "/tmp", "/dev/shm", "/dev/null", "/dev/full"])
             kernel.drop_capabilities()
             kernel.seccomp()
             serve = inmate()
@@ -121,7 +138,8 @@ def _places() -> list[tuple[str, str]]:
 
     package = Path(coursekit.__file__).parent
     paths = ["/usr", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/fonts", "/etc/mime.types"]
-    paths += ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"]
+    # No /dev/zero: a shared mapping of it is memory that no process shows as its own (see `kernel.seccomp`).
+    paths += ["/dev/null", "/dev/full", "/dev/urandom", "/dev/random"]
     paths += ["/bin", "/sbin", "/lib", "/lib32", "/lib64"]
     paths += [sys.base_prefix, sys.base_exec_prefix, sys.prefix, str(package), str(Path(__file__).parent)]
     seen: dict[str, str] = {}
@@ -219,6 +237,7 @@ def watch_only(inmate: Inmate, hangup: socket.socket, limits: Limits) -> str:
     Returns:
         What `confine` returns. A process that the inmate has detached from itself may survive.
     """
+    baseline = warden.anonymous(os.getpid())
     child = os.fork()
     if child == 0:
         code = 1
@@ -228,7 +247,7 @@ def watch_only(inmate: Inmate, hangup: socket.socket, limits: Limits) -> str:
             code = 0
         finally:
             os._exit(code)
-    return warden.watch(child, hangup, limits)
+    return warden.watch(child, hangup, limits, baseline)
 
 
 # Before: root gives up being root
@@ -316,6 +335,7 @@ def report(ended: str, limits: Limits) -> str:
     sentences: dict[str, Any] = {
         "memory": f"it used more than {limits.memory_mebibytes} MiB of memory",
         "cpu": f"it used more than {limits.cpu_seconds:g} s of processor time",
+        "files": f"its processes had more than {warden.OPEN_FILES * limits.open_files} files open",
         "hangup": "it did not answer in time and was ended",
     }
     return sentences.get(ended, f"the process that ran it ended ({ended}): os._exit, a crash, or out of memory")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -18,10 +19,17 @@ from typing import Any
 
 from autograder import sandbox, subject
 from autograder.limits import Limits
-from autograder.warm import RunFailed, Zygote
+from autograder.referee import NO_TIME_LEFT, not_run
+from autograder.warm import RunFailed, Running, Zygote
 
 #: How often a notebook may lose its process before the rest is given up.
 MAX_LOSSES = 4
+TOO_MANY_LOSSES = {
+    "kind": "SubjectGone",
+    "message": "it did not run: the cells before it have ended their process too often",
+}
+#: Seconds beyond the notebook's time in which the referee says what there is until then.
+SLACK_SECONDS = 20.0
 #: Seconds that a subject which is told to end may take.
 HANG_UP_SECONDS = 10.0
 
@@ -64,22 +72,29 @@ def run(job: dict[str, Any], names: list[str], zygote: Zygote, terms: Terms) -> 
         place = Path(folder)
         subject.write_references(place, terms.references)
         _hand_over(place)
-        job = job | {"folder": folder, "root": folder, "names": names, "seed": terms.seed}
+        apart = [cell["id"] for cell in job["cells"] if on_the_learners_side(cell)]
+        job = job | {"folder": folder, "root": folder, "names": names, "seed": terms.seed, "apart": apart}
+        job["deadline"] = deadline
         while True:
-            result, ended = _once(job | {"skip": skip}, zygote, terms, deadline)
+            result, ended = _once(job | {"skip": skip}, zygote, terms, deadline + SLACK_SECONDS)
             gone = result.pop("gone")
             if gone is None:
                 return result
             skip[gone["cell"]] = _loss(gone, ended, terms)
+            if time.monotonic() >= deadline:
+                return _give_up(job, result, skip, NO_TIME_LEFT)
             if len(skip) == MAX_LOSSES:
-                return _give_up(job, result, skip)
+                return _give_up(job, result, skip, TOO_MANY_LOSSES)
 
 
 def defined(index: dict[str, Any]) -> list[str]:
-    """The names that a lab's exercises define, by its reference solutions: functions, classes and plain variables."""
+    """The names that stand for what the learner's process holds: functions, classes and plain variables.
+
+    Those that the exercises define, by the reference solutions, and those of given cells on the learner's side.
+    """
     names: dict[str, None] = {}
     for cell in index["cells"]:
-        if cell["kind"] != "exercise":
+        if cell["kind"] != "exercise" and not on_the_learners_side(cell):
             continue
         for node in ast.parse(cell["source"]).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -87,6 +102,11 @@ def defined(index: dict[str, Any]) -> list[str]:
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 names |= {name.id: None for name in ast.walk(node) if isinstance(name, ast.Name) and _stored(name)}
     return list(names)
+
+
+def on_the_learners_side(cell: dict[str, Any]) -> bool:
+    """Whether a given cell runs in the learner's process only: its objects are there for the learner's code to hold."""
+    return cell["kind"] == "given" and cell["metadata"].get("course", {}).get("side") == "learner"
 
 
 def _stored(name: ast.Name) -> bool:
@@ -119,7 +139,17 @@ def _once(job: dict[str, Any], zygote: Zygote, terms: Terms, deadline: float) ->
                     raise
                 said = f"the notebook ran longer than {terms.limits.notebook_seconds:.0f} s in all"
                 raise RunFailed("timeout", said) from None
-        return result, learner.hang_up(HANG_UP_SECONDS)
+        return result, _ending(learner)
+
+
+def _ending(learner: Running) -> str:
+    """How the subject ended; a fault of the grader's is raised, its loss is not."""
+    try:
+        return learner.hang_up(HANG_UP_SECONDS)
+    except RunFailed as failure:
+        if failure.status == "internal":
+            raise
+        return "hangup" if failure.status == "timeout" else f"signal {signal.SIGKILL}"
 
 
 def _hand_over(place: Path) -> None:
@@ -138,11 +168,10 @@ def _loss(gone: dict[str, Any], ended: str, terms: Terms) -> dict[str, str]:
     return {"kind": "SubjectGone", "message": why}
 
 
-def _give_up(job: dict[str, Any], result: dict[str, Any], skip: dict[str, dict[str, str]]) -> dict[str, Any]:
-    from autograder.referee import not_run
-
+def _give_up(
+    job: dict[str, Any], result: dict[str, Any], skip: dict[str, dict[str, str]], rest: dict[str, str]
+) -> dict[str, Any]:
     known = {report["id"] for report in result["cells"]}
-    rest = {"kind": "SubjectGone", "message": "it did not run: the cells before it have ended their process too often"}
     missing = [cell for cell in job["cells"] if cell["id"] not in known]
     result["cells"] += [not_run(cell, skip.get(cell["id"], rest)) for cell in missing]
     return result

@@ -6,10 +6,12 @@ checked by the referee (see `autograder.wire`), and all it can send are values.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import tempfile
 import traceback
 import types
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 
 from autograder import execute, sandbox, wire
+from autograder.channel import Channel, Closed
 from autograder.limits import Limits
 
 #: Frames of the learner's own code that an error tells of.
@@ -42,15 +45,23 @@ def run(job: dict[str, Any]) -> str:
         if job["sandbox"]:
             os.environ.clear()
             os.environ.update(sandbox.environment())
+            tempfile.tempdir = None
             write_references(Path(sandbox.COURSE), job["references"])
         else:
             os.environ |= {"COURSE_GRADING": "1", "COURSE_ROOT": job["root"]}
-            os.chdir(job["folder"])
-        return Subject(wire.Channel(socket.socket(fileno=job["wire"])), limits).serve
+            settle(job["folder"])
+        return Subject(Channel(socket.socket(fileno=job["wire"]))).serve
 
     if job["sandbox"]:
         return sandbox.confine(inmate, connection, [job["wire"]], limits)
     return sandbox.watch_only(inmate, connection, limits)
+
+
+def settle(folder: str) -> None:
+    """Work in a folder that is removed afterwards, with all that IPython and others leave behind."""
+    os.environ |= {"HOME": folder, "TMPDIR": folder, "IPYTHONDIR": f"{folder}/.ipython"}
+    tempfile.tempdir = None
+    os.chdir(folder)
 
 
 def write_references(course: Path, references: dict[str, str]) -> None:
@@ -64,49 +75,49 @@ def write_references(course: Path, references: dict[str, str]) -> None:
 class Subject:
     """Runs cells and calls, one after the other, as the referee asks for them."""
 
-    def __init__(self, channel: wire.Channel, limits: Limits):
+    def __init__(self, channel: Channel):
         self.channel = channel
-        self.cell_seconds = limits.cell_seconds
         self.outputs = execute.Outputs()
         self.shell = execute.make_shell(self.outputs)
         self.objects: list[Any] = []
+        self.numbers: dict[int, int] = {}
         self.calls: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
         torch.set_num_threads(1)
         signal.signal(signal.SIGALRM, execute.alarm)
 
     def serve(self) -> None:
         """Answer until the referee hangs up."""
-        while True:
-            try:
-                request, buffers = self.channel.receive()
-            except wire.Closed:
-                return
-            self._answer(request, buffers)
+        with contextlib.suppress(Closed):
+            while True:
+                self._answer(*self.channel.receive())
 
     def _answer(self, request: dict[str, Any], buffers: list[bytes]) -> None:
-        answer, sent = {}, []
+        sent: list[bytes] = []
         try:
-            asked = {key: wire.decode(value, buffers, self._object) for key, value in request["with"].items()}
-            value = getattr(self, f"do_{request['do']}")(**asked)
-            answer["value"] = wire.encode(value, sent, self._handle)
+            signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+            try:
+                asked = {key: wire.decode(value, buffers, self._object) for key, value in request["with"].items()}
+                value = getattr(self, f"do_{request['do']}")(**asked)
+                answer = {"value": wire.encode(value, sent, self._handle)}
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                self.outputs.reset()
+            self.channel.send(answer, sent)
         except BaseException as error:
-            answer, sent = {"error": self._error(error)}, []
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self.outputs.reset()
-        self.channel.send(answer, sent)
+            # Also of a value that is too large to be sent; where nobody listens, that is found again.
+            self.channel.send({"error": self._error(error)}, [])
 
     # What the referee may ask for
 
-    def do_run(self, cell: dict[str, Any]) -> bytes:
+    def do_run(self, cell: dict[str, Any], seconds: float) -> bytes:
         """Run one cell and report on it, as JSON."""
-        report = execute.run_cell(self.shell, self.outputs, cell, self.cell_seconds)
+        report = execute.run_cell(self.shell, self.outputs, cell, seconds)
         return json.dumps(report, ensure_ascii=False).encode()
 
-    def do_names(self, names: list[str]) -> dict[str, Any]:
-        """Those of the names that are defined, with what they stand for."""
+    def do_name(self, name: str) -> list[Any]:
+        """What a name stands for, or nothing."""
         scope = self.shell.user_ns
-        return {name: scope[name] for name in names if name in scope}
+        return [scope[name]] if name in scope else []
 
     def do_fresh(self) -> None:
         """Forget the results that gradients could still be asked for."""
@@ -120,31 +131,26 @@ class Subject:
         kwargs: dict,
         grad: bool,
         random: torch.Tensor | None,
-        seconds: float,
     ) -> dict[str, Any]:
         """Call an object or one of its methods; remember what gradients will be asked for."""
         function = getattr(target, method) if method else target
         if random is not None:
             torch.set_rng_state(random)
         inputs = [leaf for leaf in _tensors([args, kwargs]) if leaf.requires_grad]
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         with torch.set_grad_enabled(grad):
             result = function(*args, **kwargs)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         outputs = [tensor for tensor in _tensors(result) if tensor.requires_grad]
         if outputs:
             self.calls.append((outputs, inputs))
         return {"result": result, "call": len(self.calls) - 1 if outputs else None}
 
-    def do_backward(self, call: int, grads: list[torch.Tensor | None], seconds: float) -> list[torch.Tensor | None]:
+    def do_backward(self, call: int, grads: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """Send gradients back through a call: to its inputs, and into the parameters that took part."""
         outputs, inputs = self.calls[call]
         pairs = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
         for leaf in inputs:
             leaf.grad = None
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs], retain_graph=True)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         return [leaf.grad for leaf in inputs]
 
     def do_get(self, target: Any, name: str) -> Any:
@@ -172,7 +178,8 @@ class Subject:
     # Objects that stay here
 
     def _handle(self, value: Any) -> dict[str, Any]:
-        number = next((n for n, known in enumerate(self.objects) if known is value), len(self.objects))
+        # An object that is kept keeps its id.
+        number = self.numbers.setdefault(id(value), len(self.objects))
         if number == len(self.objects):
             self.objects.append(value)
         described = value if isinstance(value, type) else type(value)
@@ -183,7 +190,7 @@ class Subject:
         ]
         return {
             "handle": number,
-            "kind": "class" if isinstance(value, type) else "callable" if callable(value) else "object",
+            "kind": _kind(value),
             "name": described.__name__,
             "methods": methods,
         }
@@ -200,6 +207,14 @@ class Subject:
         ]
         kinds = [kind.__name__ for kind in type(error).__mro__]
         return {"kinds": kinds, "message": execute.message(error), "frames": frames[-MAX_FRAMES:]}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, type):
+        return "class"
+    if isinstance(value, types.MethodType | types.BuiltinMethodType):
+        return "method"
+    return "callable" if callable(value) else "object"
 
 
 class _Iterator:

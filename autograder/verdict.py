@@ -153,7 +153,9 @@ def judge(
         cell["outputs"] = report["outputs"] if report else []
         cell["execution_count"] = report["execution_count"] if report else None
         cell["error"] = report["error"] if report else None
-    exercises = [_exercise(index, exercise, restored, reports) for exercise in index["exercises"]]
+    text = policy.Notebook(index["lab"], restored.cells)
+    exercises = [_exercise(index, exercise, restored, reports, text) for exercise in index["exercises"]]
+    flags += text.flags_of_own_cells()
     _point_at_the_first(exercises, restored)
     usage = {key: ran[key] for key in ("seconds", "peak_mebibytes", "connections")}
     return Verdict(index["lab"], "graded", exercises, flags, restored.cells, **usage)
@@ -179,11 +181,15 @@ def nothing(index: dict[str, Any], status: str, message: str, flags: list[str] |
 
 
 def _exercise(
-    index: dict[str, Any], exercise: dict[str, Any], restored: restore.Restored, reports: dict[str, Any]
+    index: dict[str, Any],
+    exercise: dict[str, Any],
+    restored: restore.Restored,
+    reports: dict[str, Any],
+    text: policy.Notebook,
 ) -> Exercise:
     name = exercise["name"]
     own = [cell for cell in restored.cells if cell["kind"] == "exercise" and cell["exercise"] == name]
-    result = Exercise(name, 0, exercise["points"], "passed", flags=_flags(index, exercise, own, restored))
+    result = Exercise(name, 0, exercise["points"], "passed", flags=text.flags(name, exercise["forbid"]))
     errors = []
     for test in _tests(index, name):
         error = reports[test["id"]]["error"]
@@ -244,20 +250,3 @@ def _explain(
         return "error", f"The check could not work with what your code gave it: {said}"
     place = f"{inside[-1]['function']}, at the line `{inside[-1]['code']}`"
     return "error", f"Your code raised {error['kind']} in {place}: {error['message'][:300]}"
-
-
-def _flags(index: dict[str, Any], exercise: dict[str, Any], own: list[dict], restored: restore.Restored) -> list[str]:
-    if not exercise["forbid"]:
-        return []
-    aliases: dict[str, str] = {}
-    for cell in restored.cells:
-        if cell["kind"] in ("given", "exercise", "extra"):
-            aliases |= policy.imports(cell["source"])
-    # A shortcut may hide in a cell of the learner's own; the other exercises' cells answer for themselves.
-    extras = [cell for cell in restored.cells if cell["kind"] == "extra"]
-    return [
-        f"{'line' if cell['kind'] == 'exercise' else 'your own cell, line'} {line} uses {used}, "
-        "which this exercise asks you to build"
-        for cell in [*own, *extras]
-        for line, used in policy.forbidden_calls(cell["source"], exercise["forbid"], aliases)
-    ]

@@ -13,26 +13,28 @@ from autograder.limits import Limits
 
 #: Seconds between two looks.
 LOOK = 0.05
+#: How often all processes together may have the open files of one.
+OPEN_FILES = 4
 _MEBIBYTE = 1 << 20
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def watch(child: int, hangup: socket.socket, limits: Limits) -> str:
+def watch(child: int, hangup: socket.socket, limits: Limits, baseline: int) -> str:
     """Wait for a child to end, and see to it that it does.
 
     Args:
         child: the first process of its namespace, so that its end is the end of all that it started.
         hangup: when the other end of this socket closes, everything ends.
-        limits: memory and processor time of all processes together.
+        limits: memory, processor time and open files of all processes together.
+        baseline: bytes of memory that each process has from the warm one (see `anonymous`).
 
     Returns:
-        ``done``, ``exit N``, ``signal N``, ``memory``, ``cpu`` or ``hangup``.
+        ``done``, ``exit N``, ``signal N``, ``memory``, ``cpu``, ``files`` or ``hangup``.
     """
     handle = os.pidfd_open(child)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
     poller.register(hangup, select.POLLIN)
-    baseline = _anonymous(child)
     verdict = None
     while verdict is None:
         events = dict(poller.poll(LOOK * 1000))
@@ -70,10 +72,14 @@ def _excess(first: int, baseline: int, limits: Limits) -> str | None:
         return "cpu"
     allowed = limits.memory_mebibytes * _MEBIBYTE
     # The cheap sum counts what processes share once for each of them; only where it is too large, the dear one decides.
-    if sum(max(_anonymous(process) - baseline, 0) for process in processes) > allowed:
+    # What they have from the warm process is taken off once: one that has given it back may not fill its place.
+    if sum(map(anonymous, processes)) - baseline > allowed:
         own = sum(_proportional(process) for process in processes) - baseline
         if own > allowed:
             return "memory"
+    # What waits in pipes and sockets is memory that no process shows: as much as there are open ones.
+    if sum(map(_open_files, processes)) > OPEN_FILES * limits.open_files:
+        return "files"
     return None
 
 
@@ -97,14 +103,21 @@ def _cpu_seconds(process: int) -> float:
     return sum(map(int, fields[11:15])) / _TICKS
 
 
-def _anonymous(process: int) -> int:
+def _open_files(process: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{process}/fd"))
+    except OSError:
+        return 0
+
+
+def anonymous(process: int) -> int:
     """Bytes of a process that are no file's: its own, and those it still shares with the process it was forked from."""
-    return _kibibytes(f"/proc/{process}/status", (b"RssAnon:", b"RssShmem:"))
+    return _kibibytes(f"/proc/{process}/status", (b"RssAnon:", b"RssShmem:", b"VmSwap:"))
 
 
 def _proportional(process: int) -> int:
     """Bytes of a process, with what it shares divided among those who share it; the cheap number if that is denied."""
-    return _kibibytes(f"/proc/{process}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) or _anonymous(process)
+    return _kibibytes(f"/proc/{process}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")) or anonymous(process)
 
 
 def _kibibytes(path: str, labels: tuple[bytes, ...]) -> int:

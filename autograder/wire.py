@@ -1,29 +1,25 @@
-"""Plain values between two processes that do not trust each other: one JSON header and raw bytes a message, no pickle.
+"""Plain values between two processes that do not trust each other: JSON and raw bytes, no pickle.
 
-A message is four bytes of length, a JSON header, and the buffers whose lengths the header lists. What can cross:
-numbers, texts, bytes, None, tensors (values, dtype, strides; always on the CPU), NumPy arrays, lists, tuples, named
-tuples, dicts, sets, slices, dtypes, devices, plotly figures (as their dicts), and *handles*: numbers that stand for an
-object which stays where it is. Whatever comes in is checked before it is used, so the worst a sender can do is to send
-wrong values.
+What can cross: numbers, texts, bytes, None, tensors (values, dtype, strides; always on the CPU), NumPy arrays, lists,
+tuples, named tuples, dicts, sets, slices, dtypes, devices, plotly figures (as their dicts), and *handles*: numbers that
+stand for an object which stays where it is. Whatever comes in is checked before it is used, so the worst a sender can
+do is to send wrong values.
 """
 
 from __future__ import annotations
 
 import collections
-import json
-import keyword
 import math
-import socket
-import struct
-import time
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-#: Bytes of a header and of all buffers of one message, levels of nesting, and items of all containers in a message.
-MAX_HEADER, MAX_BUFFERS, MAX_DEPTH, MAX_ITEMS = 8 << 20, 256 << 20, 16, 200_000
+#: Bytes of all buffers of one message, levels of nesting, and items of all containers in a message.
+MAX_BUFFERS, MAX_DEPTH, MAX_ITEMS = 256 << 20, 16, 200_000
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -34,14 +30,16 @@ _DTYPES = {
 }
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set)}
 _NUMPY_KINDS = "biufcSU"
+#: What `numpy.dtype.str` gives for those. NumPy would read far more: whole programs of types, and faults among them.
+_NUMPY_DTYPE = re.compile(rf"[<>|=]?[{_NUMPY_KINDS}][0-9]{{1,7}}")
+_INTEGER = re.compile(r"-?[0-9]{1,4000}")
+#: Axes of a tensor, fields of a named tuple, kinds of named tuples in a message.
+MAX_AXES, MAX_FIELDS, MAX_KINDS = 64, 64, 100
+_LAST_CHARACTER = 0x10FFFF
 
 
 class WireError(Exception):
     """A message or a value that cannot cross."""
-
-
-class Closed(WireError):
-    """The other process has ended, or has broken the protocol so badly that nothing it says can be used."""
 
 
 class Figure(dict):
@@ -78,17 +76,19 @@ def decode(coded: Any, buffers: list[bytes], resolve: Callable[[dict[str, Any]],
         return _Decoder(buffers, resolve).decode(coded, 0)
     except WireError:
         raise
-    except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+    except Exception as error:
         raise WireError(f"a malformed value came: {type(error).__name__}") from None
 
 
 class _Encoder:
     def __init__(self, buffers: list[bytes], handle: Callable[[Any], dict[str, Any]]):
-        self.buffers, self.handle = buffers, handle
+        self.buffers, self.handle, self.items = buffers, handle, 0
 
     def encode(self, value: Any, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise WireError("a value is nested too deeply to cross")
+        self.items += 1
+        if depth > MAX_DEPTH or self.items > MAX_ITEMS:
+            # Counted too, because what contains itself twice has no end before the machine has.
+            raise WireError("a value is nested too deeply or has too many parts to cross")
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, torch.Tensor):
@@ -96,7 +96,7 @@ class _Encoder:
         if isinstance(value, np.ndarray | np.generic):
             return self._array(value)
         if isinstance(value, int):
-            return {"int": str(int(value))} if abs(value) >= 1 << 53 else int(value)
+            return self._int(int(value))
         if isinstance(value, float):
             return float(value)
         if isinstance(value, str):
@@ -108,7 +108,8 @@ class _Encoder:
             return {"size": list(value)}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             names = [str(name) for name in value._fields]
-            return {"named": type(value).__name__.lstrip("_"), "fields": names, "of": [self.encode(v, depth) for v in value]}
+            items = [self.encode(item, depth) for item in value]
+            return {"named": type(value).__name__.lstrip("_"), "fields": names, "of": items}
         for kind, label in ((list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "frozenset")):
             if isinstance(value, kind):
                 return {label: [self.encode(item, depth) for item in value]}
@@ -138,15 +139,29 @@ class _Encoder:
         self.buffers.append(raw)
         return len(self.buffers) - 1
 
+    @staticmethod
+    def _int(value: int) -> Any:
+        if abs(value) < 1 << 53:
+            return value
+        if value.bit_length() > 13_000:
+            raise WireError("an integer of more than 13000 bits cannot cross")
+        return {"int": str(value)}
+
     def _tensor(self, value: torch.Tensor) -> dict[str, Any]:
-        plain = value.detach().cpu()
-        plain = plain if plain.layout == torch.strided else plain.to_dense()
-        plain = plain.resolve_conj().resolve_neg()
+        try:
+            plain = value.detach().cpu()
+            plain = plain if plain.layout == torch.strided else plain.to_dense()
+            plain = plain.resolve_conj().resolve_neg()
+        except (RuntimeError, NotImplementedError) as error:
+            # One without values (on the device "meta"), or nested: no fault of the code that made it.
+            raise WireError(f"this tensor cannot cross: {error}") from None
         coded = {"tensor": str(plain.dtype).removeprefix("torch."), "shape": list(plain.shape)}
         coded["grad"] = value.requires_grad
         if not plain.is_contiguous():
             plain, coded["strides"] = _spread(plain)
-        raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+        # Not `reshape`: a single number may have any stride, and then has no view as bytes.
+        flat = plain.as_strided((plain.numel(),), (1,))
+        raw = flat.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return coded | {"at": self._add(raw)}
 
     def _array(self, value: np.ndarray | np.generic) -> dict[str, Any]:
@@ -183,13 +198,17 @@ def _span(shape: Any, strides: list[int]) -> int:
 
 class _Decoder:
     def __init__(self, buffers: list[bytes], resolve: Callable[[dict[str, Any]], Any]):
-        self.buffers, self.resolve, self.items = buffers, resolve, 0
+        self.buffers, self.resolve, self.items = dict(enumerate(buffers)), resolve, 0
+        self.kinds: set[tuple[str, ...]] = set()
 
     def decode(self, coded: Any, depth: int) -> Any:
         self.items += 1
         if depth > MAX_DEPTH + 1 or self.items > MAX_ITEMS:
             raise WireError("a value came that is nested too deeply or has too many parts")
-        if coded is None or isinstance(coded, bool | int | float | str):
+        if isinstance(coded, str):
+            # JSON may hold half of a pair of surrogates, which no file in UTF-8 can.
+            return coded if coded.isascii() else coded.encode("utf-8", "replace").decode()
+        if coded is None or isinstance(coded, bool | int | float):
             return coded
         if not isinstance(coded, dict) or not coded:
             raise WireError("a malformed value came")
@@ -204,10 +223,13 @@ class _Decoder:
             raise WireError("a malformed list came")
         return [self.decode(item, depth) for item in items]
 
-    def _raw(self, coded: dict[str, Any]) -> bytes:
-        return self.buffers[_natural(coded["at"])]
+    def _raw(self, number: Any) -> bytes:
+        # Each once: a message that named one large buffer a thousand times would become a thousand copies.
+        return self.buffers.pop(natural(number))
 
     def _read_int(self, coded, depth):
+        if not _INTEGER.fullmatch(coded["int"]):
+            raise WireError("a malformed integer came")
         return int(coded["int"])
 
     def _read_list(self, coded, depth):
@@ -226,11 +248,11 @@ class _Decoder:
         return {self.decode(key, depth): self.decode(item, depth) for key, item in coded["dict"]}
 
     def _read_named(self, coded, depth):
-        name, fields = coded["named"], coded["fields"]
-        for text in (name, *fields):
-            if not (isinstance(text, str) and text.isidentifier() and not keyword.iskeyword(text)) or text[0] == "_":
-                raise WireError("a named tuple came with a strange name")
-        return collections.namedtuple(name, fields)(*self._all(coded["of"], depth))
+        kind = (coded["named"], *coded["fields"][: MAX_FIELDS + 1])
+        self.kinds.add(kind)
+        if len(kind) > MAX_FIELDS + 1 or len(self.kinds) > MAX_KINDS:
+            raise WireError("a named tuple came with too many fields, or too many kinds of them")
+        return _named(*kind)(*self._all(coded["of"], depth))
 
     def _read_figure(self, coded, depth):
         content = self.decode(coded["of"], depth)
@@ -239,16 +261,21 @@ class _Decoder:
         return Figure(content, coded["figure"][:200])
 
     def _read_bytes(self, coded, depth):
-        return self.buffers[_natural(coded["bytes"])]
+        return self._raw(coded["bytes"])
 
     def _read_complex(self, coded, depth):
-        return complex(*map(float, coded["complex"]))
+        real, imaginary = coded["complex"]
+        if not isinstance(real, int | float) or not isinstance(imaginary, int | float):
+            raise WireError("a malformed complex number came")
+        return complex(real, imaginary)
 
     def _read_slice(self, coded, depth):
-        return slice(*self._all(coded["slice"], depth))
+        start, stop, step = self._all(coded["slice"], depth)
+        return slice(start, stop, step)
 
     def _read_range(self, coded, depth):
-        return range(*coded["range"])
+        start, stop, step = coded["range"]
+        return range(start, stop, step)
 
     def _read_ellipsis(self, coded, depth):
         return Ellipsis
@@ -263,12 +290,12 @@ class _Decoder:
         return _TYPES[coded["type"]]
 
     def _read_size(self, coded, depth):
-        return torch.Size([_natural(size) for size in coded["size"]])
+        return torch.Size(_shape(coded["size"], 1))
 
     def _read_tensor(self, coded, depth):
-        dtype, raw = _DTYPES[coded["tensor"]], self._raw(coded)
-        shape = _shape(coded["shape"])
-        strides = [_natural(stride) for stride in coded["strides"]] if "strides" in coded else None
+        dtype, raw = _DTYPES[coded["tensor"]], self._raw(coded["at"])
+        shape = _shape(coded["shape"], dtype.itemsize)
+        strides = [natural(stride) for stride in coded["strides"]] if "strides" in coded else None
         if strides is not None and len(strides) != len(shape):
             raise WireError("a tensor came with other strides than axes")
         wanted = _span(shape, strides) if strides is not None else math.prod(shape)
@@ -282,86 +309,45 @@ class _Decoder:
         return made.requires_grad_() if differentiable else made
 
     def _read_array(self, coded, depth):
-        dtype = np.dtype(coded["array"]) if isinstance(coded["array"], str) else None
-        if dtype is None or dtype.kind not in _NUMPY_KINDS or dtype.subdtype or dtype.itemsize == 0:
+        if not _NUMPY_DTYPE.fullmatch(coded["array"]):
             raise WireError("an array came with a strange dtype")
-        raw, shape = self._raw(coded), _shape(coded["shape"])
+        dtype = np.dtype(coded["array"])
+        raw, shape = self._raw(coded["at"]), _shape(coded["shape"], dtype.itemsize)
         if dtype.kind == "b" and raw.strip(b"\0\1"):
             raise WireError("a boolean array came that holds other values than 0 and 1")
+        if dtype.kind == "U" and raw and np.frombuffer(raw, f"{dtype.byteorder}u4").max() > _LAST_CHARACTER:
+            raise WireError("an array of texts came that holds what is no character")
         if math.prod(shape) * dtype.itemsize != len(raw):
             raise WireError(f"an array came with {len(raw)} bytes, its shape needs {math.prod(shape) * dtype.itemsize}")
         made = np.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
         return made[()] if coded.get("scalar") is True and not shape else made
 
 
-def _natural(number: Any) -> int:
+def natural(number: Any) -> int:
+    """A number that came, where it can be a size.
+
+    Raises:
+        WireError: where it cannot.
+    """
     if type(number) is not int or not 0 <= number < 1 << 48:
         raise WireError("a malformed number came")
     return number
 
 
-def _shape(numbers: Any) -> list[int]:
-    if not isinstance(numbers, list) or len(numbers) > 64:
+def _shape(numbers: Any, size: int) -> list[int]:
+    """A shape whose elements, of ``size`` bytes, a message could hold even where all of them were sent.
+
+    A repeated axis (stride 0) costs no bytes on the way, and as many as it says where it is used.
+    """
+    if not isinstance(numbers, list) or len(numbers) > MAX_AXES:
         raise WireError("a malformed shape came")
-    return [_natural(number) for number in numbers]
+    shape = [natural(number) for number in numbers]
+    if math.prod(max(number, 1) for number in shape) * size > MAX_BUFFERS:
+        raise WireError("a shape came that is too large")
+    return shape
 
 
-class Channel:
-    """Messages over a connected socket, with a deadline for each."""
-
-    def __init__(self, connection: socket.socket):
-        self.connection = connection
-
-    def send(self, header: dict[str, Any], buffers: list[bytes], deadline: float | None = None) -> None:
-        """Send one message.
-
-        Raises:
-            Closed: if nobody listens (any more), or does not take it in time.
-        """
-        text = json.dumps(header | {"buffers": [len(buffer) for buffer in buffers]}).encode()
-        try:
-            self._time(deadline)
-            self.connection.sendall(struct.pack(">I", len(text)) + text)
-            for buffer in buffers:
-                self._time(deadline)
-                self.connection.sendall(buffer)
-        except OSError as error:
-            raise Closed(f"nobody takes what is sent: {error}") from None
-
-    def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], list[bytes]]:
-        """Receive one message.
-
-        Raises:
-            Closed: if the other end is gone, is late, or sends what is no message.
-        """
-        (length,) = struct.unpack(">I", self._read(4, deadline))
-        if length > MAX_HEADER:
-            raise Closed(f"a message came with a header of {length} bytes")
-        try:
-            header = json.loads(self._read(length, deadline))
-            sizes = [_natural(size) for size in header.pop("buffers")]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, WireError):
-            raise Closed("what came is no message") from None
-        if sum(sizes) > MAX_BUFFERS:
-            raise Closed(f"a message came with {sum(sizes)} bytes")
-        return header, [self._read(size, deadline) for size in sizes]
-
-    def _read(self, size: int, deadline: float | None) -> bytes:
-        pieces, missing = [], size
-        while missing:
-            try:
-                self._time(deadline)
-                piece = self.connection.recv(min(missing, 1 << 20))
-            except OSError as error:
-                raise Closed(f"no answer: {error}") from None
-            if not piece:
-                raise Closed("the other process has ended")
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
-
-    def _time(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError("the time is over")
-        self.connection.settimeout(left)
+@lru_cache(1000)
+def _named(name: Any, *fields: Any) -> type:
+    # What cannot be a name it refuses itself.
+    return collections.namedtuple(name, fields)
