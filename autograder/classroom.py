@@ -274,14 +274,16 @@ class _Run:
         handback.write_notebook(folder / f"{index['stem']}.ipynb", index, record.verdict, record.seed)
 
     def give_feedback(self, students: list[str]) -> None:
-        """Write feedback pages; where that is not possible, the result says so."""
+        """Write the feedback pages that are not as they should be; where that is not possible, the result says so."""
         done = []
 
         def told(student: str) -> None:
             done.append(student)
             self.progress(len(done), len(students), f"feedback for {student}")
 
-        for student in handback.write_feedback(self.config, self.chapter, students, told):
+        known = gradebook.patiently(lambda: gradebook.digests(self.config, self.chapter), self._wait, self.patience)
+        marks = {student: known.get(student, "") for student in students}
+        for student in handback.write_feedback(self.config, self.chapter, marks, self.journal, told):
             mine = next(result.verdict for result in self.results if result.student == student)
             mine.flags.append("nbgrader could not write the feedback pages; `nbgrader generate_feedback` says why")
 

@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autograder import watch
 from autograder.mutate import mutants
 from coursekit import diagnose
 from coursekit.reference import Reference, apply_edits
@@ -49,11 +50,15 @@ def job_for(lab: Lab, exercise: str) -> dict[str, Any]:
         "tests": [cell.source for cell in lab.tests(exercise)],
         "mistakes": lab.mistakes(exercise),
         "alternatives": [solution_source(source) for source in lab.alternatives(exercise)],
+        "forbid": {cell.name: cell.options.get("forbid", []) for cell in lab.exercises},
     }
 
 
 def solutions(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
-    """Problems of the reference and of the lab's alternative answers: each must pass all tests of the exercise."""
+    """Problems of the reference and of the lab's alternative answers.
+
+    Each must pass all tests of the exercise, and use nothing that the exercise forbids while it does.
+    """
     return zygote.call("solutions", job_for(lab, exercise), JOB_SECONDS)
 
 
@@ -79,13 +84,17 @@ def solutions_job(job: dict[str, Any]) -> list[str]:
     """In the fork: run the tests on the reference and on every alternative."""
     reference = _prepare(job)
     problems = []
+    cells = {f"<{job['lab']} {name or 'given'}>": ("exercise" if name else "given", name) for name, _ in job["cells"]}
     for number, replacement in enumerate([None, *job["alternatives"]]):
         label = f"alternative {number}" if number else "the reference"
-        scope = reference.namespace({job["exercise"]: replacement} if replacement else None)
-        for index, test in enumerate(job["tests"], 1):
-            seen = diagnose.trace(test, scope, [])
-            if seen.failure:
-                problems.append(f"{job['exercise']}: {label} fails test {index}: {seen.failure[0]}: {seen.failure[1]}")
+        with watch.install(job["forbid"], cells) as watching:
+            scope = reference.namespace({job["exercise"]: replacement} if replacement else None)
+            for index, test in enumerate(job["tests"], 1):
+                seen = diagnose.trace(test, scope, [])
+                if seen.failure:
+                    what = f"{seen.failure[0]}: {seen.failure[1]}"
+                    problems.append(f"{job['exercise']}: {label} fails test {index}: {what}")
+        problems += [f"{exercise}: {label} uses {name} in line {line}" for exercise, line, name in watching.finds()]
     return problems
 
 

@@ -6,6 +6,7 @@ does meanwhile is borne: it may be locked or away for a while, and it may refuse
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 import warnings
@@ -16,8 +17,18 @@ from datetime import datetime
 from typing import Any
 
 import nbformat
-from nbgrader.api import Gradebook
+from nbgrader.api import (
+    Assignment,
+    BaseCell,
+    Comment,
+    Grade,
+    Gradebook,
+    Notebook,
+    SubmittedAssignment,
+    SubmittedNotebook,
+)
 from nbgrader.preprocessors import AssignLatePenalties, SaveAutoGrades, latesubmissions, saveautogrades
+from sqlalchemy import Select, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SAWarning
 from traitlets.config import Config
 
@@ -145,6 +156,32 @@ class Writer:
         with self.gradebook.db.no_autoflush:
             self.save.preprocess(marked, {"nbgrader": place})
         self.penalise.preprocess(marked, {"nbgrader": place})
+
+
+def digests(config: Config, chapter: str) -> dict[str, str]:
+    """For each learner, a digest of all that feedback pages take from the gradebook: marks, comments and penalties."""
+    found: dict[str, Any] = {}
+    with Gradebook(config.CourseDirectory.db_url, config.CourseDirectory.course_id) as book:
+        for query in (
+            _rows_of(chapter, None, SubmittedNotebook.late_submission_penalty),
+            _rows_of(chapter, Grade, Grade.auto_score, Grade.manual_score, Grade.extra_credit),
+            _rows_of(chapter, Comment, Comment.auto_comment, Comment.manual_comment),
+        ):
+            for student, *values in book.db.execute(query):
+                found.setdefault(student, hashlib.sha256()).update(repr(values).encode())
+    return {student: digest.hexdigest() for student, digest in found.items()}
+
+
+def _rows_of(chapter: str, table: Any, *columns: Any) -> Select:
+    """Columns of a table of cells, or of the notebooks themselves, by learner, notebook and cell."""
+    names = [SubmittedAssignment.student_id, Notebook.name, *([BaseCell.name] if table else [])]
+    query = select(*names, *columns).select_from(SubmittedNotebook).join(SubmittedNotebook.notebook)
+    query = query.join(SubmittedNotebook.assignment).join(SubmittedAssignment.assignment)
+    if table:
+        query = query.join(table, table.notebook_id == SubmittedNotebook.id).join(
+            BaseCell, BaseCell.id == table.cell_id
+        )
+    return query.where(Assignment.name == chapter).order_by(*names)
 
 
 class _Batched(Gradebook):

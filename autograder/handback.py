@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from traitlets.config import Config
 
 from autograder import sanitise
 from autograder.build import KERNELSPEC
+from autograder.journal import Journal, grader_version
 from autograder.verdict import Verdict
 
 
@@ -98,19 +100,32 @@ class _Feedback(GenerateFeedback):
         self.told(student_id)
 
 
-def write_feedback(config: Config, chapter: str, students: list[str], told: Callable[[str], None]) -> list[str]:
-    """Write feedback pages with nbgrader's own command, and return the learners for whom that was not possible.
+def write_feedback(
+    config: Config, chapter: str, marks: dict[str, str], journal: Journal, told: Callable[[str], None]
+) -> list[str]:
+    """Write feedback pages with nbgrader's own command, where they are not what they would be.
 
     Args:
         config: the course's nbgrader configuration.
         chapter: the assignment.
-        students: for whom.
+        marks: for whom, and a digest of what the gradebook has of each (`autograder.gradebook.digests`).
+        journal: where it is noted what pages show.
         told: called with each name when its pages are there.
+
+    Returns:
+        The learners for whom that was not possible.
     """
-    missing = set(students)
+    place = CourseDirectory(config=config, assignment_id=chapter)
+    missing = {student for student in marks if journal.pages(student) != _pages_key(place, student, marks[student])}
+    for student in marks.keys() - missing:
+        told(student)
+
+    def written(student: str) -> None:
+        journal.note_pages(student, _pages_key(place, student, marks[student]))
+        told(student)
+
     while missing:
-        place = CourseDirectory(config=config, assignment_id=chapter)
-        converter = _Feedback(missing, told, coursedir=place, config=config, force=True)
+        converter = _Feedback(missing, written, coursedir=place, config=config, force=True)
         # It tells what went wrong in the log of the process, which is nbgrader's and not ours to print.
         converter.log.setLevel(logging.CRITICAL)
         capture_log(converter)
@@ -119,6 +134,18 @@ def write_feedback(config: Config, chapter: str, students: list[str], told: Call
         if not converter.written:
             break
     return sorted(missing)
+
+
+def _pages_key(place: CourseDirectory, student: str, marks: str) -> str:
+    """A digest of all that a learner's feedback pages are made from, and of which of them are there."""
+    digest = hashlib.sha256(f"{grader_version()} {place.config} {marks}".encode())
+    source, target = (
+        Path(place.format_path(step, student, place.assignment_id))
+        for step in (place.autograded_directory, place.feedback_directory)
+    )
+    for path in sorted(source.glob("*.ipynb")):
+        digest.update(path.read_bytes() + bytes([(target / f"{path.stem}.html").is_file()]))
+    return digest.hexdigest()
 
 
 def write_table(path: Path, results: Iterable[Graded]) -> None:

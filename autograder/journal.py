@@ -111,6 +111,17 @@ class Journal:
         for folder in [path.parent, self.folder] if new else [path.parent]:
             _synchronise(folder)
 
+    def pages(self, learner: str) -> str:
+        """What was noted when a learner's feedback pages were written; empty where nothing was."""
+        try:
+            return self._path(learner, "feedback").with_suffix(".key").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def note_pages(self, learner: str, key: str) -> None:
+        """Note that a learner's feedback pages show the state with this key. Lost at worst, they are written again."""
+        self._path(learner, "feedback").with_suffix(".key").write_text(key, encoding="utf-8")
+
     def _path(self, learner: str, notebook: str) -> Path:
         """A learner's name is the name of a folder already, so it can be one here."""
         if learner in ("", "..") or Path(learner).name != learner:

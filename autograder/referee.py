@@ -24,6 +24,8 @@ from autograder.subject import settle
 GRACE = 2 * proxy.GRACE
 #: Bytes that this process may add to what a fresh one has.
 MAX_MEMORY = 4 << 30
+#: Forbidden calls that are reported.
+MAX_FINDS = 100
 NO_TIME_LEFT = {"kind": "CellTimeout", "message": "it did not run: the notebook had used up its time before"}
 
 
@@ -37,7 +39,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         What `autograder.execute.run` returns, and ``gone``: None, or the ``cell`` at which the subject was lost and
-        whether it was ``late``; the cells after that one have not run.
+        whether it was ``late``; the cells after that one have not run. ``finds``: forbidden calls that the
+        subject says it has noticed, as (exercise or None, line, name).
     """
     start = time.perf_counter()
     _bound_memory()
@@ -68,7 +71,26 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "peak_mebibytes": 0.0,
         "connections": [],
         "gone": gone,
+        "finds": [] if link.broken else _finds(link),
     }
+
+
+def _finds(link: proxy.Link) -> list[list[Any]]:
+    link.begin(GRACE)
+    try:
+        said = link.ask("finds")
+    except (Exception, execute.CellTimeout, proxy.SubjectGone):
+        return []
+    finds = said if isinstance(said, list) else []
+    return [
+        find
+        for find in finds[:MAX_FINDS]
+        if isinstance(find, list)
+        and len(find) == 3
+        and isinstance(find[0], str | None)
+        and type(find[1]) is int
+        and isinstance(find[2], str)
+    ]
 
 
 def _bound_memory() -> None:

@@ -61,6 +61,8 @@ def confine(inmate: Inmate, hangup: socket.socket, keep: list[int], limits: Limi
         CannotConfine: if the machine lacks a part.
     """
     kernel.die_with_parent()
+    if not warden.can_watch():
+        raise CannotConfine("this kernel does not list the children of a process (CONFIG_PROC_CHILDREN)")
     _keep_course_apart()
     _namespaces()
     ready, tell = os.pipe()
@@ -341,11 +343,19 @@ def report(ended: str, limits: Limits) -> str:
     return sentences.get(ended, f"the process that ran it ended ({ended}): os._exit, a crash, or out of memory")
 
 
+def _trial() -> None:
+    """Old kernels count a user's processes everywhere, so that there may be no room for any inside."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
 if __name__ == "__main__":
     try:
         become_nobody()
         ours, theirs = socket.socketpair()
-        how = confine(lambda: lambda: None, ours, [], Limits())
+        how = confine(lambda: _trial, ours, [], Limits())
     except (CannotConfine, OSError) as lack:
         how = str(lack)
     if how != "done":

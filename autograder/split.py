@@ -124,6 +124,7 @@ def _once(job: dict[str, Any], zygote: Zygote, terms: Terms, deadline: float) ->
         "sandbox": terms.sandbox,
         "root": job["root"],
         "folder": job["folder"],
+        "forbid": job.get("forbid", {}),
     }
     subject_end, referee_end = socket.socketpair()
     with subject_end, referee_end, zygote.start("subject", there, subject_end) as learner:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from autograder import execute, sandbox, wire
+from autograder import execute, sandbox, watch, wire
 from autograder.channel import Channel, Closed
 from autograder.limits import Limits
 
@@ -33,7 +33,8 @@ def run(job: dict[str, Any]) -> str:
 
     Args:
         job: ``wire`` and ``connection`` (descriptors), ``limits``, ``sandbox`` (whether to confine), ``references``
-            (path below coursekit/solved -> text, for `carry`), ``folder`` and ``root`` (only without sandbox).
+            (path below coursekit/solved -> text, for `carry`), ``forbid`` (exercise -> what it may not use),
+            ``folder`` and ``root`` (only without sandbox).
 
     Returns:
         How it ended, as `sandbox.confine` says it.
@@ -50,7 +51,7 @@ def run(job: dict[str, Any]) -> str:
         else:
             os.environ |= {"COURSE_GRADING": "1", "COURSE_ROOT": job["root"]}
             settle(job["folder"])
-        return Subject(Channel(socket.socket(fileno=job["wire"]))).serve
+        return Subject(Channel(socket.socket(fileno=job["wire"])), job["forbid"]).serve
 
     if job["sandbox"]:
         return sandbox.confine(inmate, connection, [job["wire"]], limits)
@@ -75,8 +76,10 @@ def write_references(course: Path, references: dict[str, str]) -> None:
 class Subject:
     """Runs cells and calls, one after the other, as the referee asks for them."""
 
-    def __init__(self, channel: Channel):
+    def __init__(self, channel: Channel, forbid: dict[str, list[str]] | None = None):
         self.channel = channel
+        # Before the learner's code can take hold of what it may not use.
+        self.watch = watch.install(forbid) if forbid else None
         self.outputs = execute.Outputs()
         self.shell = execute.make_shell(self.outputs)
         self.objects: list[Any] = []
@@ -111,6 +114,10 @@ class Subject:
 
     def do_run(self, cell: dict[str, Any], seconds: float) -> bytes:
         """Run one cell and report on it, as JSON."""
+        filename = f"<ipython-input-{cell['id']}>"
+        if self.watch:
+            self.watch.cell(filename, cell["kind"], cell["exercise"])
+        self.shell.compile.get_code_name = lambda *_: filename
         report = execute.run_cell(self.shell, self.outputs, cell, seconds)
         return json.dumps(report, ensure_ascii=False).encode()
 
@@ -118,6 +125,10 @@ class Subject:
         """What a name stands for, or nothing."""
         scope = self.shell.user_ns
         return [scope[name]] if name in scope else []
+
+    def do_finds(self) -> list[list[Any]]:
+        """Which forbidden calls were noticed: exercise or None, line, name."""
+        return self.watch.finds() if self.watch else []
 
     def do_fresh(self) -> None:
         """Forget the results that gradients could still be asked for."""

@@ -139,6 +139,7 @@ def judge(
             # Made of parts that only Linux has; a learner's own check runs everywhere.
             from autograder import split
 
+            job["forbid"] = {e["name"]: e["forbid"] for e in index["exercises"] if e["forbid"]}
             job["cell_seconds"] = terms.limits.cell_seconds
             ran = split.run(job, split.defined(index), zygote, terms)
         else:
@@ -156,9 +157,20 @@ def judge(
     text = policy.Notebook(index["lab"], restored.cells)
     exercises = [_exercise(index, exercise, restored, reports, text) for exercise in index["exercises"]]
     flags += text.flags_of_own_cells()
+    _add_finds(exercises, flags, ran.get("finds", []))
     _point_at_the_first(exercises, restored)
     usage = {key: ran[key] for key in ("seconds", "peak_mebibytes", "connections")}
     return Verdict(index["lab"], "graded", exercises, flags, restored.cells, **usage)
+
+
+def _add_finds(exercises: list[Exercise], flags: list[str], finds: list[list[Any]]) -> None:
+    """Flag the forbidden calls that showed when the code ran, where the text has not given them away."""
+    by_name = {exercise.id: exercise.flags for exercise in exercises}
+    for name, line, used in finds:
+        place = by_name.get(name, flags)
+        if not any(f"line {line} uses {used}" in flag for flag in place):
+            where = "line" if name in by_name else "a cell of their own, line"
+            place.append(f"{where} {line} called {used[:200]} when it ran, which the exercise asks to build")
 
 
 def _together(job: dict[str, Any], zygote: Zygote) -> dict[str, Any]:

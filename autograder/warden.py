@@ -56,6 +56,11 @@ def watch(child: int, hangup: socket.socket, limits: Limits, baseline: int) -> s
     return "done" if code == 0 else f"signal {-code}" if code < 0 else f"exit {code}"
 
 
+def can_watch() -> bool:
+    """Whether this machine lists the children of a process, without which what they use is not seen."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
 def _still_there(connection: socket.socket) -> bool:
     try:
         return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))

@@ -12,6 +12,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,15 @@ _FUNCTIONS = (
 _ABSENT = object()
 
 
+class _Cells(dict[str, tuple[str, str | None] | None]):
+    """File name -> (kind, exercise) of a cell, None for other code. What the course carries counts as given."""
+
+    def __missing__(self, filename: str) -> tuple[str, str | None] | None:
+        given = PurePath(filename).parent.parts[-2:-1] == ("solved",) or filename in _printers()
+        self[filename] = ("given", None) if given else None
+        return self[filename]
+
+
 class Watch:
     """Forbidden functions under watch. A context manager that ends the watch.
 
@@ -47,9 +57,8 @@ class Watch:
 
     def __init__(self, forbid: dict[str, list[str]]):
         self.unwatched: list[str] = []
-        self._cells: dict[str, tuple[str, str | None]] = {}
+        self._cells = _Cells()
         self._finds: dict[tuple[str | None, int, str], None] = {}
-        self._printers = {getattr(sys.modules.get(name), "__file__", None) for name in PRINTERS}
         self._wrappers: dict[int, tuple[Callable, dict[str, str]]] = {}
         self._replaced: list[tuple[Any, str, Any]] = []
         originals: dict[str, list[tuple[Any, Callable]]] = {}
@@ -147,16 +156,13 @@ class Watch:
 
     def _noter(self, rules: dict[str, str]) -> Callable[[], None]:
         """What to do when something is called that ``rules`` (exercise -> name as forbidden) is about."""
-        cells, printers = self._cells, self._printers
+        cells = self._cells
 
         def note() -> None:
             frame = sys._getframe(2)
             while frame is not None:
-                filename = frame.f_code.co_filename
-                if filename in cells:
+                if cells[frame.f_code.co_filename]:
                     self._note(frame, rules)
-                    return
-                if filename in printers:
                     return
                 frame = frame.f_back
 
@@ -179,7 +185,7 @@ class Watch:
         outermost = frame
         caller: types.FrameType | None = frame
         while caller is not None:
-            kind, exercise = self._cells.get(caller.f_code.co_filename, ("", None))
+            kind, exercise = self._cells[caller.f_code.co_filename] or ("", None)
             if kind == "exercise":
                 return rules.get(exercise)
             outermost = caller if kind else outermost
@@ -271,7 +277,12 @@ def _wrapper(original: Callable, note: Callable[[], None]) -> Callable:
     # `torch.jit.script` reads the source of the original, and looks up the names in it in the globals of the wrapper.
     scope = getattr(original, "__globals__", call.__globals__)
     wrapper = types.FunctionType(call.__code__, scope, closure=call.__closure__)
+    wrapper.__module__ = None  # as for methods written in C, which `update_wrapper` finds no module of
     return functools.update_wrapper(wrapper, original)
+
+
+def _printers() -> set[str | None]:
+    return {getattr(sys.modules.get(name), "__file__", None) for name in PRINTERS}
 
 
 def _known_to_script(original: Callable, wrapper: Callable) -> None:

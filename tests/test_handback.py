@@ -7,6 +7,7 @@ import os
 import struct
 
 import pytest
+from nbgrader.api import Gradebook
 
 from autograder import handback
 from tests import learners, marks
@@ -101,6 +102,68 @@ def test_a_notebook_that_cannot_be_written_costs_one_learner_a_page(course, grad
     assert marks.points(url(course)) == FULL
     pages = course / "grading" / "feedback"
     assert [name for name in CLASS if (pages / name / CHAPTER / f"{STEM}.html").is_file()] == ["ann", "eve"]
+
+
+def page(course, name):
+    return course / "grading" / "feedback" / name / CHAPTER / f"{STEM}.html"
+
+
+def written(course):
+    return {name: page(course, name).stat().st_mtime_ns for name in CLASS if page(course, name).is_file()}
+
+
+def set_mark(course, change):
+    with Gradebook(url(course), marks.COURSE) as book:
+        change(book)
+        book.db.commit()
+
+
+def in_formgrader(book):
+    book.find_grade("test_ema", STEM, CHAPTER, "ben").manual_score = 0.25
+
+
+def in_words(book):
+    book.find_comment("ema", STEM, CHAPTER, "ben").manual_comment = "well done"
+
+
+def too_late(book):
+    book.update_or_create_assignment(CHAPTER, duedate="2000-01-01 00:00:00 UTC")
+
+
+@pytest.mark.parametrize("change", [in_formgrader, in_words, too_late])
+def test_only_feedback_pages_that_would_be_others_are_written_again(course, grade, change):
+    with (course / "nbgrader_config.py").open("a") as file:
+        file.write("c.LateSubmissionPlugin.penalty_method = 'zero'\n")
+    hand_in(course, "ben", timestamp=b"2026-11-20 10:00:00 UTC")
+    heard = []
+    grade(feedback=True)
+    before = written(course)
+    assert sorted(before) == CLASS
+    grade(feedback=True, progress=lambda *step: heard.append(step))
+    assert written(course) == before
+    assert [(done, total) for done, total, label in heard if "feedback" in label] == [(1, 3), (2, 3), (3, 3)]
+    set_mark(course, change)
+    grade(feedback=True)
+    assert {name for name in CLASS if written(course)[name] != before[name]} == {"ben"}
+
+
+def test_a_page_that_is_gone_or_of_an_older_submission_is_written_again(course, grade):
+    grade(feedback=True)
+    before = written(course)
+    page(course, "ann").unlink()
+    hand_in(course, "eve", learners.notebook(course))
+    grade(feedback=True)
+    assert {name for name in CLASS if written(course)[name] != before[name]} == {"ann", "eve"}
+    assert "Score: 0.0 / 5" in page(course, "eve").read_text(encoding="utf-8")
+
+
+def test_other_settings_write_all_pages_again(course, grade):
+    grade(feedback=True)
+    before = written(course)
+    with (course / "nbgrader_config.py").open("a") as file:
+        file.write("c.HTMLExporter.exclude_input_prompt = True\n")
+    grade(feedback=True)
+    assert {name for name in CLASS if written(course)[name] != before[name]} == set(CLASS)
 
 
 def test_feedback_goes_on_after_one_learner_s_pages_could_not_be_written(course, grade):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autograder import kernel, sandbox
+from autograder import kernel, sandbox, warden
 from tests.conftest import ROOT
 from tests.sandbox import inmates
 from tests.sandbox.inmates import refusal, system_call
@@ -49,6 +49,15 @@ def test_without_a_part_nothing_runs(start, part):
     outcome = start(lambda: inmates.tell(b"it runs"), prepare=prepare).outcome()
     assert "a part that this machine lacks" in outcome.error
     assert outcome.error.startswith("CannotConfine")
+    assert (outcome.value, outcome.ended) == (None, "")
+
+
+def test_where_children_cannot_be_watched_nothing_runs(start):
+    def prepare():
+        warden.can_watch = lambda: False
+
+    outcome = start(lambda: inmates.tell(b"it runs"), prepare=prepare).outcome()
+    assert outcome.error.startswith("CannotConfine: this kernel does not list")
     assert (outcome.value, outcome.ended) == (None, "")
 
 
