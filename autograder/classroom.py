@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -307,7 +308,7 @@ class _Run:
         if {path.stem for path in sources.glob("*.ipynb")} != {index["stem"] for index in self.indexes}:
             build(self.root)
         with tempfile.TemporaryDirectory(prefix="course-release-") as scratch:
-            quiet = Config(self.config)
+            quiet = deepcopy(self.config)
             quiet.CourseDirectory.release_directory = scratch
             result = quiet_api(quiet).generate_assignment(self.chapter, force=True)
         if result["success"]:

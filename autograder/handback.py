@@ -116,12 +116,13 @@ def write_feedback(
         The learners for whom that was not possible.
     """
     place = CourseDirectory(config=config, assignment_id=chapter)
-    missing = {student for student in marks if journal.pages(student) != _pages_key(place, student, marks[student])}
+    state = {student: f"{grader_version()} {config} {digest}" for student, digest in marks.items()}
+    missing = {student for student in marks if journal.pages(student) != _pages_key(place, student, state[student])}
     for student in marks.keys() - missing:
         told(student)
 
     def written(student: str) -> None:
-        journal.note_pages(student, _pages_key(place, student, marks[student]))
+        journal.note_pages(student, _pages_key(place, student, state[student]))
         told(student)
 
     while missing:
@@ -136,9 +137,9 @@ def write_feedback(
     return sorted(missing)
 
 
-def _pages_key(place: CourseDirectory, student: str, marks: str) -> str:
+def _pages_key(place: CourseDirectory, student: str, state: str) -> str:
     """A digest of all that a learner's feedback pages are made from, and of which of them are there."""
-    digest = hashlib.sha256(f"{grader_version()} {place.config} {marks}".encode())
+    digest = hashlib.sha256(state.encode())
     source, target = (
         Path(place.format_path(step, student, place.assignment_id))
         for step in (place.autograded_directory, place.feedback_directory)

@@ -179,13 +179,14 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 
 
 def _upgrade(notebook: dict[str, Any], name: str) -> dict[str, Any]:
-    import nbformat
+    from nbformat import convert, reader
 
     try:
         sheets = [notebook, *notebook.get("worksheets", [])]
         # Now already: converting a thousand takes a second.
         _at_most(MAX_CELLS, sum(len(sheet.get("cells", [])) for sheet in sheets), "cells", name)
-        return nbformat.convert(nbformat.from_dict(notebook), 4)
+        # The reader joins the lines of texts, as converting expects them.
+        return convert(reader.reads(json.dumps(notebook)), 4)
     except BadNotebook:
         raise
     except Exception as error:

@@ -383,3 +383,35 @@ def test_announcing_an_exercise_outside_a_notebook_or_while_grading_does_nothing
         with monkeypatch.context() as grading:
             grading.setenv(name, "1")
             check.exercise("ch90/lab01", "ema")
+
+
+@pytest.mark.parametrize("submission", [None, "", "0", "00", " 0 "])
+def test_a_seed_is_itself_where_no_submission_is_graded(monkeypatch, submission):
+    monkeypatch.delenv("COURSE_SEED", raising=False)
+    if submission is not None:
+        monkeypatch.setenv("COURSE_SEED", submission)
+    assert [check.seed(n) for n in (0, 3, 2**40)] == [0, 3, 2**40]
+
+
+def test_each_submission_has_seeds_of_its_own(monkeypatch):
+    seeds = {}
+    for submission in (1, 2, 12, -1, 2**31 - 1, 2**70):
+        monkeypatch.setenv("COURSE_SEED", str(submission))
+        for n in range(40):
+            seeds[submission, n] = check.seed(n)
+            assert check.seed(n) == seeds[submission, n], "asked twice, the answer is the same"
+    assert all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds.values())
+    assert len(set(seeds.values())) == len(seeds)
+    assert max(seeds.values()) > 2**30, "all 31 bits are used"
+
+
+def test_seeds_are_the_same_on_every_machine(monkeypatch):
+    # sha256("7 3") begins with the bytes that `printf "7 3" | sha256sum` shows; a regrade years later draws the same.
+    monkeypatch.setenv("COURSE_SEED", "7")
+    assert check.seed(3) == 127853370
+
+
+def test_a_seed_that_is_no_number_says_so(monkeypatch):
+    monkeypatch.setenv("COURSE_SEED", "many")
+    with pytest.raises(ValueError, match="'many'.*integer"):
+        check.seed(1)

@@ -85,6 +85,20 @@ class Scale(torch.nn.Module):
     assert scale.slopes().tolist() == [9.0, 12.0]
 
 
+def test_a_result_that_nobody_uses_gives_its_parameters_no_gradient(learner):
+    source = """
+import torch
+used, unused = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+def f():
+    return used * 2, unused * 3
+def slopes():
+    return used.grad, unused.grad
+"""
+    f, slopes = learner(source, "f", "slopes")
+    f()[0].sum().backward()
+    assert slopes() == (torch.tensor([2.0]), None)
+
+
 def test_gradients_go_through_dicts_lists_and_named_arguments(learner):
     f = learner("def f(*, parts):\n    return {'all': [parts['x'] * 2, (parts['y'] * 3,)], 'text': 'a'}", "f")
     x, y = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)

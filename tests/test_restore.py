@@ -116,10 +116,13 @@ def test_an_old_notebook_is_converted_and_keeps_what_identifies_its_cells(read, 
         "outputs": [],
         "collapsed": False,
     }
-    content, flags = read(json.dumps(v3([answer])).encode())
+    heading = {"cell_type": "heading", "level": 2, "metadata": {}, "source": ["An old\n", "title"]}
+    note = {"cell_type": "markdown", "metadata": {}, "source": ["a note\n", "of two lines"]}
+    content, flags = read(json.dumps(v3([heading, note, answer])).encode())
     assert ["old format 3" in flag for flag in flags] == [True]
     answers = [cell["source"] for cell in restored(index, content).cells if cell["id"] == "ema"]
     assert answers == ["def ema():\n    pass"]
+    assert [cell["source"] for cell in content["cells"][:2]] == ["## An old title", "a note\nof two lines"]
 
 
 WHOLE = json.dumps(v3([]) | {"nbformat": 4, "cells": [code_cell("x = 'a text that is long enough'")]}).encode()

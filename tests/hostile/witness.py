@@ -88,6 +88,8 @@ def _described(process: psutil.Process) -> str:
 class Watch:
     """Samples how many new processes there are, and how much of the machine's free memory is gone. A context manager.
 
+    Free memory is everybody's, so a bound needs room for what else goes on; but it counts what no process owns.
+
     Attributes:
         processes, mebibytes: the most that was seen.
     """

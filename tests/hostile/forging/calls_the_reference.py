@@ -16,4 +16,4 @@ steps_to = carry("ch90/lab01", "steps_to")
 """,
 }
 EARNS = {"ema": 0, "steps_to": 0}
-FLAGS = ("coursekit.reference", "carry")
+FLAGS = ("coursekit.reference", "carries from")

@@ -1,6 +1,6 @@
 """Answers with numbers that all fall into one place of a hash table.
 
-Tries: a set of twenty thousand integers with the same hash, which takes its receiver seconds to put together.
+Tries: a set of ten thousand integers with the same hash, which takes its receiver seconds to put together.
 A correct grader: is held up for no longer than the notebook's time, and grades the others meanwhile.
 """
 
@@ -11,7 +11,7 @@ ANSWERS = {
 
 
 def ema(x, beta, correct_bias=True):
-    return {Distinct(n * ((1 << 61) - 1)) for n in range(1, 20_000)}
+    return {Distinct(n * ((1 << 61) - 1)) for n in range(1, 10_000)}
 """
 }
 EARNS = {"ema": 0, "steps_to": {0, 1}}

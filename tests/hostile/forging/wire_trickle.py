@@ -18,6 +18,6 @@ def trickle():
             os.write(descriptor, bytes([byte]))
         time.sleep(0.5)
 """
-ANSWERS = {"ema": "def ema(x, beta, correct_bias=True):\n    trickle()\n    return x\n"}
-EARNS = {"ema": 0, "steps_to": 1}
+ANSWERS = {"steps_to": "def steps_to(share, beta):\n    trickle()\n    return 7\n"}
+EARNS = {"ema": 4, "steps_to": 0}
 LIMITS = {"cell_seconds": 1.0}

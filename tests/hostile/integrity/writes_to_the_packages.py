@@ -12,7 +12,7 @@ import sysconfig
 
 
 def spread():
-    places = ["@PACKAGE@", os.path.dirname("@PACKAGE@"), sysconfig.get_path("purelib"), sys.prefix]
+    places = ["@PACKAGE@", sysconfig.get_path("purelib"), sys.prefix]
     places.append(os.path.dirname(sys.executable))
     for place in places:
         try:
