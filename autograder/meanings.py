@@ -23,9 +23,9 @@ MOST_VALUES = 16
 MOST_TEXTS = 64
 MOST_CHARACTERS = 2_000
 #: Where a lookup by name takes place if not in an object: among modules, in a scope, or later (`attrgetter`).
-MODULES, SCOPE, LATER = "<modules>", "<scope>", "<later>"
+MODULES, PACKAGES, SCOPE, LATER = "<modules>", "<packages>", "<scope>", "<later>"
 _OBJECT_AND_NAME = {"getattr", "inspect.getattr_static", "object.__getattribute__", "type.__getattribute__"}
-_IMPORTS = {"importlib.import_module", "__import__", "importlib.__import__"}
+_IMPORTS = {"importlib.import_module", "__import__"}
 _GETTERS = {"operator.attrgetter", "operator.methodcaller"}
 _DICT_READERS = {"get", "pop", "setdefault", "__getitem__"}
 #: Calls that give back what they are given, or its items.
@@ -115,7 +115,7 @@ class Meanings:
         if functions & _OBJECT_AND_NAME and len(node.args) > 1:
             return Lookup(frozenset(self.dotted(first)), (node.args[1],))
         if functions & _IMPORTS:
-            return Lookup(frozenset({MODULES}), (first,))
+            return Lookup(frozenset({PACKAGES if "__import__" in functions else MODULES}), (first,))
         if functions & _GETTERS:
             several = "operator.attrgetter" in functions
             return Lookup(frozenset({LATER}), tuple(node.args) if several else (first,))
@@ -129,6 +129,11 @@ class Meanings:
     def functions(self, call: ast.Call) -> set[str]:
         """The dotted names of what a call may call."""
         return {name.removeprefix("builtins.").removeprefix("__builtins__.") for name in self.dotted(call.func)}
+
+    def gets_later(self, node: ast.AST) -> set[str]:
+        """The names by which a call of an `operator.attrgetter` looks something up."""
+        names = self.functions(node) if isinstance(node, ast.Call) and node.args else set()
+        return {name.removeprefix(f"{LATER}.") for name in names if name.startswith(f"{LATER}.")}
 
     def _of(self, node: ast.expr) -> set[Value]:
         if lookup := self.lookup(node):
@@ -175,7 +180,7 @@ class Meanings:
             return {f"{base}.__dict__" for base in self.dotted(node.args[0])}
         if functions & _TRANSPARENT:
             return self.of(node.args[0])
-        later = {name.removeprefix(f"{LATER}.") for name in functions if name.startswith(f"{LATER}.")}
+        later = self.gets_later(node)
         return set().union(*(self._attribute(self.dotted(node.args[0]), name) for name in later)) or {UNKNOWN}
 
     def _looked_up(self, lookup: Lookup) -> set[Value]:
@@ -183,7 +188,9 @@ class Meanings:
         for expression in lookup.names:
             texts, complete = self.texts(expression)
             for place, text in product(lookup.places, texts):
-                if place == MODULES:  # `__import__("a.b")` gives a, `import_module("a.b")` gives b
+                if place == MODULES:
+                    found.add(text)
+                elif place == PACKAGES:  # `__import__("a.b")` gives a, and with a third argument b
                     found |= {text, text.partition(".")[0]}
                 elif place == SCOPE:
                     found |= self.bound(text) | {ALIASES.get(text, text)}

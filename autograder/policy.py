@@ -37,8 +37,7 @@ _CHANGES_READING = {
 }
 #: What holds the answers of the labs, or leads to them.
 _ANSWERS = re.compile(
-    r"(coursekit\.(solved|reference|diagnose)|autograder)(\..*)?"
-    r"|coursekit\..*\b(?!__(version|name|doc)__)_\w+(\..*)?|coursekit\.__(file|path|spec|loader|dict)__(\..*)?"
+    r"(coursekit\.(solved|reference|diagnose)|autograder|coursekit\.(\w+\.)*?(?!__(version|name|doc)__\b)_\w+)(?=\.|$)"
 )
 _COURSE_FILES = re.compile(r"coursekit[/\\]+solved|source_solutions|COURSE_ROOT|/sandbox/course")
 #: With one of these a cell can change what another cell uses without naming it.
@@ -93,14 +92,25 @@ class Notebook:
             if cell["kind"] == "test":
                 self.asked.setdefault(cell["exercise"], set()).update(_asked(cell["source"]))
 
-    def flags(self, exercise: str, forbid: list[str]) -> list[str]:
-        """The flags of one exercise: its own cell, and those cells of the learner's own that it depends on."""
+    def flags(self, exercise: str, forbid: list[str], noticed: list[Any] | None = None) -> list[str]:
+        """The flags of one exercise: its own cell, and those cells of the learner's own that it depends on.
+
+        Args:
+            exercise: which.
+            forbid: what it forbids.
+            noticed: what `autograder.watch` has noticed in the learner's process, as it came from there.
+        """
         answers = self.answers.get(exercise, [])
         found = [f"line {line} {what}" for reading in answers for line, what in internals(reading, self.lab)]
         if forbid:
             found += [flag for reading in answers for flag in _shortcuts(reading, forbid, "")]
             helpers = _helpers(self.extras, answers, self.asked.get(exercise, set()))
             found += [flag for reading in helpers for flag in _shortcuts(reading, forbid, "your own cell, ")]
+            read_too = {pair for reading in answers for pair in _forbidden(reading, forbid)}
+            ran = sorted(set(_noticed(noticed, exercise, forbid)) - read_too)
+            found += [
+                f"line {line} called {name} when it ran, which this exercise asks you to build" for line, name in ran
+            ]
         return list(dict.fromkeys(found))
 
     def flags_of_own_cells(self) -> list[str]:
@@ -137,9 +147,9 @@ def computed_lookups(source: str, known: Meanings | None = None) -> list[int]:
 def internals(reading: Reading, lab: str) -> list[tuple[int, str]]:
     """Where a cell reaches for the course's own answers, which no exercise allows: (line, what it does)."""
     found = [
-        (line, f"uses {used}, a part of the course that holds its own answers")
+        (line, f"uses {match[0]}, a part of the course that leads to its own answers")
         for line, used in reading.used
-        if _ANSWERS.fullmatch(used)
+        if (match := _ANSWERS.match(used))
     ]
     found += [
         (line, f'carries from "{named}", which is this lab itself') for line, named in reading.carried if named == lab
@@ -211,7 +221,7 @@ class _Reader:
             case ast.Name(id=name, ctx=ast.Load()):
                 yield from (value for value in self.known.bound(name) if isinstance(value, str))
             case ast.Attribute() | ast.Subscript() | ast.Call():
-                if isinstance(node, ast.Attribute) or self.known.lookup(node):
+                if isinstance(node, ast.Attribute) or self.known.lookup(node) or self.known.gets_later(node):
                     yield from self.known.dotted(node)
             case ast.Import(names=names):
                 yield from (alias.name for alias in names)
@@ -306,7 +316,7 @@ def _helpers(extras: list[Reading], answers: list[Reading], asked: set[str]) -> 
 
 def _shortcuts(reading: Reading, forbid: list[str], where: str) -> list[str]:
     if reading.unreadable:
-        return [f"{where or 'the cell '}{UNREADABLE}"]
+        return [f"{where.rstrip(', ') or 'the cell'} {UNREADABLE}"]
     found = [
         (line, f"uses {name}, which this exercise asks you to build") for line, name in _forbidden(reading, forbid)
     ]
@@ -317,6 +327,14 @@ def _shortcuts(reading: Reading, forbid: list[str], where: str) -> list[str]:
         if (name := used.rpartition(".")[2]) in _CHANGES_READING
     ]
     return [f"{where}line {line} {what}" for line, what in sorted(set(found))]
+
+
+def _noticed(noticed: list[Any] | None, exercise: str, forbid: list[str]) -> Iterator[tuple[int, str]]:
+    """The finds of an exercise among those of the learner's process, which may send anything."""
+    for find in noticed or ():
+        match find:
+            case [where, int(line), str(name)] if where == exercise and name in forbid:
+                yield line, name
 
 
 def _forbidden(reading: Reading, forbid: list[str]) -> list[tuple[int, str]]:

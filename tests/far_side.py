@@ -39,7 +39,8 @@ class Learner:
 def started(zygote: Zygote, folder: Path) -> Iterator[Learner]:
     """A learner's process that works in a folder."""
     place = str(folder)
-    there = {"references": {}, "limits": Limits().to_json(), "sandbox": False, "root": place, "folder": place}
+    there = {"references": {}, "limits": Limits().to_json(), "sandbox": False, "forbid": {}}
+    there |= {"root": place, "folder": place}
     theirs, ours = socket.socketpair()
     with theirs, ours, zygote.start("subject", there, theirs):
         theirs.close()

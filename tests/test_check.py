@@ -413,5 +413,5 @@ def test_seeds_are_the_same_on_every_machine(monkeypatch):
 
 def test_a_seed_that_is_no_number_says_so(monkeypatch):
     monkeypatch.setenv("COURSE_SEED", "many")
-    with pytest.raises(ValueError, match="'many'.*integer"):
+    with pytest.raises(ValueError, match=r"'many'.*integer"):
         check.seed(1)
