@@ -215,7 +215,7 @@ class DaskPool:
         deadline = time.monotonic() + self.patience
         while not self.workers or (self.asked and time.monotonic() < deadline):
             if time.monotonic() > deadline:
-                raise ClusterError(self._nobody("no worker has joined", []))
+                raise ClusterError(self._nobody("no worker has joined and answered", []))
             self._look()
             time.sleep(0.1)
         self.begun = True
@@ -313,7 +313,9 @@ class DaskPool:
         if self.workers and not self.asked and time.monotonic() < self.looked + LOOK_SECONDS:
             return
         try:
-            there = self.client.scheduler_info()["workers"]
+            # While it has no connection, Dask knows of a cluster without any list of workers.
+            if (there := self.client.scheduler_info().get("workers")) is None:
+                raise ConnectionError
         except Exception as problem:
             raise ClusterError(self._lost(problem)) from None
         self.looked = time.monotonic()

@@ -92,25 +92,14 @@ class Notebook:
             if cell["kind"] == "test":
                 self.asked.setdefault(cell["exercise"], set()).update(_asked(cell["source"]))
 
-    def flags(self, exercise: str, forbid: list[str], noticed: list[Any] | None = None) -> list[str]:
-        """The flags of one exercise: its own cell, and those cells of the learner's own that it depends on.
-
-        Args:
-            exercise: which.
-            forbid: what it forbids.
-            noticed: what `autograder.watch` has noticed in the learner's process, as it came from there.
-        """
+    def flags(self, exercise: str, forbid: list[str]) -> list[str]:
+        """The flags of one exercise: its own cell, and those cells of the learner's own that it depends on."""
         answers = self.answers.get(exercise, [])
         found = [f"line {line} {what}" for reading in answers for line, what in internals(reading, self.lab)]
         if forbid:
             found += [flag for reading in answers for flag in _shortcuts(reading, forbid, "")]
             helpers = _helpers(self.extras, answers, self.asked.get(exercise, set()))
             found += [flag for reading in helpers for flag in _shortcuts(reading, forbid, "your own cell, ")]
-            read_too = {pair for reading in answers for pair in _forbidden(reading, forbid)}
-            ran = sorted(set(_noticed(noticed, exercise, forbid)) - read_too)
-            found += [
-                f"line {line} called {name} when it ran, which this exercise asks you to build" for line, name in ran
-            ]
         return list(dict.fromkeys(found))
 
     def flags_of_own_cells(self) -> list[str]:
@@ -327,14 +316,6 @@ def _shortcuts(reading: Reading, forbid: list[str], where: str) -> list[str]:
         if (name := used.rpartition(".")[2]) in _CHANGES_READING
     ]
     return [f"{where}line {line} {what}" for line, what in sorted(set(found))]
-
-
-def _noticed(noticed: list[Any] | None, exercise: str, forbid: list[str]) -> Iterator[tuple[int, str]]:
-    """The finds of an exercise among those of the learner's process, which may send anything."""
-    for find in noticed or ():
-        match find:
-            case [where, int(line), str(name)] if where == exercise and name in forbid:
-                yield line, name
 
 
 def _forbidden(reading: Reading, forbid: list[str]) -> list[tuple[int, str]]:

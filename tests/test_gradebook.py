@@ -232,6 +232,20 @@ def test_a_run_that_breaks_off_writes_no_half_batch(config):
     assert marks.points(url(config)) == {}
 
 
+def test_digests_tell_who_has_other_marks_in_a_chapter(write, config):
+    write(entry("ann"), entry("ben"))
+    before = gradebook.digests(config, CHAPTER)
+    assert len(set(before.values())) == 1, "they have the same"
+    with Gradebook(url(config), marks.COURSE) as book:
+        book.add_assignment("ch91_other")
+        book.add_notebook(STEM, "ch91_other")
+        book.add_submission("ch91_other", "ben")
+    assert gradebook.digests(config, CHAPTER) == before
+    set_mark(config, 1.5)
+    after = gradebook.digests(config, CHAPTER)
+    assert (after["ann"] != before["ann"], after["ben"] == before["ben"]) == (True, True)
+
+
 def test_nbgrader_s_own_classes_are_themselves_again_afterwards(write, config):
     from nbgrader.preprocessors import latesubmissions, saveautogrades
 
