@@ -1,9 +1,8 @@
 """Where tasks are performed: on a Dask cluster. Bytes go out and bytes come back; a worker needs no file of ours.
 
-The first half of this module is what a worker runs, the second what the coordinator does. A worker has one warm process
-of its own, and works only if its code is the coordinator's and its machine can confine what it runs: it says so when
-it is asked before the first task, and checks again with every task. What a worker refuses, or leaves undone because it
-dies, is sent to another.
+A worker has one warm process of its own, and works only if its code is the coordinator's and its machine can confine
+what it runs: it says so when it is asked before the first task, and checks again with every task. What a worker
+refuses, or leaves undone because it dies, is sent to another.
 """
 
 from __future__ import annotations
@@ -258,8 +257,7 @@ class DaskPool:
                 key, reply = ended.get(timeout=LOOK_SECONDS)
             except queue.Empty:
                 continue
-            sent = running.pop(key, None)
-            if sent is None:
+            if (sent := running.pop(key, None)) is None:
                 continue
             worker, verdict = self._read(reply, sent.task)
             if verdict is None:
@@ -284,16 +282,16 @@ class DaskPool:
         if isinstance(reply, TimeoutError):
             return None, nothing(task.index, "internal", f"its verdict did not come within {FETCH_SECONDS:.0f} s")
         if isinstance(reply, KilledWorker):
-            times = reply.allowed_failures + 1
-            return None, nothing(task.index, "internal", f"{times} workers died while this was their task")
+            said = f"{reply.allowed_failures + 1} workers died while this was their task"
+            return None, nothing(task.index, "internal", said)
         if isinstance(reply, Exception):
             raise ClusterError(self._lost(reply))
         head, _, packed = reply.partition(b"\n")
-        said = json.loads(head)
-        if not said["refused"]:
-            return said["worker"], Verdict.unpack(packed)
-        self._leave_out(said["worker"], said["refused"])
-        return said["worker"], None
+        answer = json.loads(head)
+        if not answer["refused"]:
+            return answer["worker"], Verdict.unpack(packed)
+        self._leave_out(answer["worker"], answer["refused"])
+        return answer["worker"], None
 
     def _crew(self, task: Task, avoid: str | None) -> frozenset[str]:
         """The workers that can perform a task, waited for a while; ``avoid`` is one of them only if it is the last."""
@@ -349,7 +347,7 @@ class DaskPool:
             _log.warning(_LEFT_OUT, address, refused or unconfined)
 
     def _leave_out(self, address: str, why: str) -> None:
-        """Send nothing more to a worker; several of its tasks may come back, one after the other."""
+        """Send nothing more to a worker; several of its tasks may come back."""
         if address in self.workers and not self.workers[address].refused:
             self.workers[address].refused = why
             _log.warning(_LEFT_OUT, address, why)

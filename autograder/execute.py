@@ -24,6 +24,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.ultratb import AutoFormattedTB
 
+from autograder.limits import TIME_IS_UP
 from coursekit import diagnose
 from coursekit.check import CheckFailed
 
@@ -327,4 +328,4 @@ def _describe(error: BaseException, cell: dict[str, Any]) -> dict[str, Any]:
 
 def alarm(number: int, frame: Any) -> None:
     """The handler of SIGALRM."""
-    raise CellTimeout("this cell ran longer than its time limit")
+    raise CellTimeout(TIME_IS_UP)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: What an exception says when a cell's time is over.
+TIME_IS_UP = "this cell ran longer than its time limit"
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from autograder import hearsay, wire
 from autograder.channel import Channel, Closed
 from autograder.execute import CellTimeout
+from autograder.limits import TIME_IS_UP
 
 #: Seconds that the other process has beyond a call's limit to say itself that the limit was passed.
 GRACE = 3.0
@@ -60,7 +61,7 @@ class Link:
             raise SubjectGone(self.broken)
         if time.monotonic() >= self.deadline:
             # Many quick questions, each in time.
-            raise CellTimeout("this cell ran longer than its time limit")
+            raise CellTimeout(TIME_IS_UP)
         buffers: list[bytes] = []
         asked = {key: wire.encode(value, buffers, _handle_of) for key, value in values.items()}
         answer, buffers = self._exchange({"do": do, "with": asked, "seconds": self.left()}, buffers)

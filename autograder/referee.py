@@ -22,11 +22,8 @@ from autograder.subject import settle
 
 #: Seconds that a test cell has here beyond its limit, so that the other side can say first that it took too long.
 GRACE = 2 * proxy.GRACE
-#: Bytes that this process may add to what a fresh one has.
-MAX_MEMORY = 4 << 30
 #: Forbidden calls that are reported.
 MAX_FINDS = 100
-NO_TIME_LEFT = {"kind": "CellTimeout", "message": "it did not run: the notebook had used up its time before"}
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +32,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Args:
         job: as for `autograder.execute.run`, and ``wire`` (a descriptor), ``names`` (what stands for the learner's
             objects), ``apart`` (ids of given cells that do not run here), ``seed`` (of hidden inputs), ``skip`` (cell
-            id -> an error to report without running the cell), ``deadline`` (of the notebook, on the monotonic clock).
+            id -> an error to report without running the cell), ``deadline`` (of the notebook, on the monotonic clock),
+            ``notebook_seconds`` (what that was), ``memory_mebibytes`` (that this process may add to what a fresh one has).
 
     Returns:
         What `autograder.execute.run` returns, and ``gone``: None, or the ``cell`` at which the subject was lost and
@@ -43,7 +41,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         subject says it has noticed, as (exercise or None, line, name).
     """
     start = time.perf_counter()
-    _bound_memory()
+    _bound_memory(job["memory_mebibytes"])
     os.environ |= {"COURSE_GRADING": "1", "COURSE_ROOT": job["root"], "COURSE_SEED": str(job["seed"])}
     settle(job["folder"])
     torch.set_num_threads(1)
@@ -58,7 +56,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             reports.append(not_run(cell, job["skip"][cell["id"]]))
             continue
         if time.monotonic() >= job["deadline"]:
-            reports.append(not_run(cell, NO_TIME_LEFT))
+            reports.append(not_run(cell, no_time_left(job["notebook_seconds"])))
             continue
         report = _run(cell, link, shell, outputs, job)
         if link.broken:
@@ -93,11 +91,19 @@ def _finds(link: proxy.Link) -> list[list[Any]]:
     ]
 
 
-def _bound_memory() -> None:
+def _bound_memory(mebibytes: int) -> None:
     """What the learner's process sends decides how much a test makes of it: ``list(range(n))``."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + MAX_MEMORY
+    bound = pages * resource.getpagesize() + (mebibytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
+def no_time_left(seconds: float) -> dict[str, str]:
+    """What is said of the cells that come after the notebook's time is over."""
+    return {
+        "kind": "CellTimeout",
+        "message": f"The notebook ran longer than {seconds:g} s in all, and this did not run",
+    }
 
 
 def not_run(cell: dict[str, Any], error: dict[str, str]) -> dict[str, Any]:

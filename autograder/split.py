@@ -18,7 +18,7 @@ from typing import Any
 
 from autograder import sandbox, subject
 from autograder.limits import Limits
-from autograder.referee import NO_TIME_LEFT, not_run
+from autograder.referee import no_time_left, not_run
 from autograder.warm import RunFailed, Running, Zygote
 
 #: How often a notebook may lose its process before the rest is given up.
@@ -73,7 +73,8 @@ def run(job: dict[str, Any], names: list[str], zygote: Zygote, terms: Terms) -> 
         _hand_over(place)
         apart = [cell["id"] for cell in job["cells"] if on_the_learners_side(cell)]
         job = job | {"folder": folder, "root": folder, "names": names, "seed": terms.seed, "apart": apart}
-        job["deadline"] = deadline
+        job |= {"deadline": deadline, "notebook_seconds": terms.limits.notebook_seconds}
+        job["memory_mebibytes"] = terms.limits.memory_mebibytes
         while True:
             result, ended = _once(job | {"skip": skip}, zygote, terms, deadline + SLACK_SECONDS)
             gone = result.pop("gone")
@@ -81,7 +82,7 @@ def run(job: dict[str, Any], names: list[str], zygote: Zygote, terms: Terms) -> 
                 return result
             skip[gone["cell"]] = _loss(gone, ended, terms)
             if time.monotonic() >= deadline:
-                return _give_up(job, result, skip, NO_TIME_LEFT)
+                return _give_up(job, result, skip, no_time_left(terms.limits.notebook_seconds))
             if len(skip) == MAX_LOSSES:
                 return _give_up(job, result, skip, TOO_MANY_LOSSES)
 
@@ -166,7 +167,7 @@ def _hand_over(place: Path) -> None:
 def _loss(gone: dict[str, Any], ended: str, terms: Terms) -> dict[str, str]:
     if gone["late"] or ended == "cpu":
         seconds = terms.limits.cpu_seconds if ended == "cpu" else terms.limits.cell_seconds
-        return {"kind": "CellTimeout", "message": f"it ran longer than {seconds:g} s and could not be interrupted"}
+        return {"kind": "CellTimeout", "message": f"It ran longer than {seconds:g} s and could not be interrupted"}
     why = gone["why"] if ended in ("hangup", "done") else sandbox.report(ended, terms.limits)
     return {"kind": "SubjectGone", "message": why}
 

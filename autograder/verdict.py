@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder import intake, paths, policy, restore
+from autograder.limits import TIME_IS_UP
 from autograder.warm import RunFailed, Zygote
 
 if TYPE_CHECKING:
@@ -149,13 +150,14 @@ def judge(
         failed.cells = [cell | {"outputs": [], "error": None} for cell in restored.cells]
         return failed
     reports = {report["id"]: report for report in ran["cells"]}
+    seconds = job["cell_seconds"]
     for cell in restored.cells:
         report = reports.get(cell["id"])
         cell["outputs"] = report["outputs"] if report else []
         cell["execution_count"] = report["execution_count"] if report else None
         cell["error"] = report["error"] if report else None
     text = policy.Notebook(index["lab"], restored.cells)
-    exercises = [_exercise(index, exercise, restored, reports, text) for exercise in index["exercises"]]
+    exercises = [_exercise(index, exercise, restored, reports, text, seconds) for exercise in index["exercises"]]
     flags += text.flags_of_own_cells()
     _add_finds(exercises, flags, ran.get("finds", []))
     _point_at_the_first(exercises, restored)
@@ -198,6 +200,7 @@ def _exercise(
     restored: restore.Restored,
     reports: dict[str, Any],
     text: policy.Notebook,
+    seconds: float,
 ) -> Exercise:
     name = exercise["name"]
     own = [cell for cell in restored.cells if cell["kind"] == "exercise" and cell["exercise"] == name]
@@ -208,7 +211,10 @@ def _exercise(
         result.scores[test["id"]] = 0.0 if error else float(test["points"])
         result.points += result.scores[test["id"]]
         if error and result.status == "passed":
-            result.status, result.message = _explain(name, error, own, reports, missing=name in restored.missing)
+            missing = name in restored.missing
+            result.status, message = _explain(name, error, own, reports, seconds, missing=missing)
+            # A learner's exception may hold what a terminal obeys.
+            result.message = "".join(letter if letter.isprintable() else " " for letter in message)
         errors += [error] if error else []
     # Only a mistake that explains every failing test is the cause.
     agreed = [s for s in errors[0]["mistakes"] if all(s in other["mistakes"] for other in errors)] if errors else []
@@ -233,7 +239,7 @@ def _tests(index: dict[str, Any], exercise: str) -> list[dict[str, Any]]:
 
 
 def _explain(
-    name: str, error: dict[str, Any], own: list[dict], reports: dict[str, Any], *, missing: bool
+    name: str, error: dict[str, Any], own: list[dict], reports: dict[str, Any], seconds: float, *, missing: bool
 ) -> tuple[str, str]:
     """The status and the message of a failed test."""
     if error["kind"] == "NotImplementedError":
@@ -242,7 +248,9 @@ def _explain(
         (reports[cell["id"]]["error"] for cell in own if cell["id"] in reports and reports[cell["id"]]["error"]), None
     )
     if "CellTimeout" in (error["kind"], broken and broken["kind"]):
-        return "timeout", f"It ran longer than {CELL_SECONDS:.0f} s. Look for a loop that does not end."
+        late = error if error["kind"] == "CellTimeout" else broken
+        said = late["message"] if late["message"] != TIME_IS_UP else f"It ran longer than {seconds:g} s"
+        return "timeout", f"{said}. Look for a loop that does not end."
     if "SubjectGone" in (error["kind"], broken and broken["kind"]):
         gone = error if error["kind"] == "SubjectGone" else broken
         return "died", f"Your code ended the process that ran it: {gone['message']}."

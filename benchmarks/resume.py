@@ -172,7 +172,11 @@ def kill_and_resume(root: Path, after: float, undisturbed: dict[str, Any]) -> Ro
     finish(start(root), root)
     seconds = time.perf_counter() - begun
     now = outcome(root)
-    different = [name for name in undisturbed if now[name] != undisturbed[name]]
+    different = {
+        name: [row for row in now[name] if row not in undisturbed[name]]
+        for name in now
+        if now[name] != undisturbed[name]
+    }
     assert not different, f"not as in a run that nobody disturbed: {different}"
     again = journal(root)
     assert all(again[name][1] == seed for name, (_, seed) in before.items()), "a seed has changed"
