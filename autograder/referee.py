@@ -33,7 +33,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         job: as for `autograder.execute.run`, and ``wire`` (a descriptor), ``names`` (what stands for the learner's
             objects), ``apart`` (ids of given cells that do not run here), ``seed`` (of hidden inputs), ``skip`` (cell
             id -> an error to report without running the cell), ``deadline`` (of the notebook, on the monotonic clock),
-            ``notebook_seconds`` (what that was), ``memory_mebibytes`` (that this process may add to what a fresh one has).
+            ``notebook_seconds`` (what that was), ``memory_mebibytes`` (that this process may add to a fresh one).
 
     Returns:
         What `autograder.execute.run` returns, and ``gone``: None, or the ``cell`` at which the subject was lost and
