@@ -74,7 +74,7 @@ def test_one_large_piece_of_memory_is_refused(inside):
 
 @pytest.fixture
 def small_process():
-    """The inmate is a fork of this process: with torch in it, it does not come to its end here, for a reason unknown."""
+    """The inmate is a fork of this process: with torch in it, it does not come to its end, for a reason unknown."""
     if "torch" in sys.modules:
         pytest.skip("needs a process without torch: run `pytest tests/sandbox` by itself (open, see issue 3)")
 
