@@ -280,24 +280,14 @@ class _Bridge(torch.autograd.Function):
 
 def _differentiable(link: Link, result: Any, call: Any, inputs: Any) -> Any:
     """The result of a call, with its differentiable tensors connected to the inputs of the call."""
-    outputs = [tensor for tensor in _tensors(result) if tensor.requires_grad]
+    outputs = [tensor for tensor in wire.tensors(result) if tensor.requires_grad]
     if not outputs or type(call) is not int or not torch.is_grad_enabled():
         return _replaced(result, {id(tensor): tensor.detach() for tensor in outputs})
-    leaves = [tensor for tensor in _tensors(inputs) if tensor.requires_grad]
+    leaves = [tensor for tensor in wire.tensors(inputs) if tensor.requires_grad]
     # Something that needs a gradient even where only the learner's parameters do.
     anchor = torch.zeros((), requires_grad=True)
     connected = _Bridge.apply(link, call, len(leaves), anchor, *leaves, *[tensor.detach() for tensor in outputs])
     return _replaced(result, {id(old): new for old, new in zip(outputs, connected, strict=True)})
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
 
 
 def _replaced(value: Any, new: dict[int, torch.Tensor]) -> Any:

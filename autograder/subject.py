@@ -147,10 +147,10 @@ class Subject:
         function = getattr(target, method) if method else target
         if random is not None:
             torch.set_rng_state(random)
-        inputs = [leaf for leaf in _tensors([args, kwargs]) if leaf.requires_grad]
+        inputs = [leaf for leaf in wire.tensors([args, kwargs]) if leaf.requires_grad]
         with torch.set_grad_enabled(grad):
             result = function(*args, **kwargs)
-        outputs = [tensor for tensor in _tensors(result) if tensor.requires_grad]
+        outputs = [tensor for tensor in wire.tensors(result) if tensor.requires_grad]
         if outputs:
             self.calls.append((outputs, inputs))
         return {"result": result, "call": len(self.calls) - 1 if outputs else None}
@@ -231,14 +231,3 @@ def _kind(value: Any) -> str:
 class _Iterator:
     def __init__(self, items: Any):
         self.items = items
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors in a value, in the order in which they cross."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []

@@ -77,11 +77,8 @@ def _excess(first: int, baseline: int, limits: Limits) -> str | None:
         return "cpu"
     allowed = limits.memory_mebibytes * _MEBIBYTE
     # The cheap sum counts what processes share once for each of them; only where it is too large, the dear one decides.
-    # What they have from the warm process is taken off once: one that has given it back may not fill its place.
-    if sum(map(anonymous, processes)) - baseline > allowed:
-        own = sum(_proportional(process) for process in processes) - baseline
-        if own > allowed:
-            return "memory"
+    if sum(map(anonymous, processes)) - baseline > allowed and _own(processes, baseline) > allowed:
+        return "memory"
     # What waits in pipes and sockets is memory that no process shows: as much as there are open ones.
     if sum(map(_open_files, processes)) > OPEN_FILES * limits.open_files:
         return "files"
@@ -120,9 +117,24 @@ def anonymous(process: int) -> int:
     return _kibibytes(f"/proc/{process}/status", (b"RssAnon:", b"RssShmem:", b"VmSwap:"))
 
 
-def _proportional(process: int) -> int:
-    """Bytes of a process, with what it shares divided among those who share it; the cheap number if that is denied."""
-    return _kibibytes(f"/proc/{process}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")) or anonymous(process)
+def _own(processes: list[int], baseline: int) -> int:
+    """Bytes of processes together without what they have from the warm one; never too many.
+
+    That is taken off once. Part of it is in truth the warm one's share, so that memory shared among them may count for
+    too little; what a process shares with nobody always counts.
+    """
+    proportional, private = map(sum, zip(*map(_shares, processes), strict=True))
+    return max(proportional - baseline, private)
+
+
+def _shares(process: int) -> tuple[int, int]:
+    """Bytes of a process, with what it shares divided among those who share it, and those that it shares with none.
+
+    Where that is denied, the cheap number stands for the first.
+    """
+    rollup = f"/proc/{process}/smaps_rollup"
+    proportional = _kibibytes(rollup, (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:"))
+    return proportional or anonymous(process), _kibibytes(rollup, (b"Private_Dirty:",))
 
 
 def _kibibytes(path: str, labels: tuple[bytes, ...]) -> int:

@@ -351,3 +351,14 @@ def _shape(numbers: Any, size: int) -> list[int]:
 def _named(name: Any, *fields: Any) -> type:
     # What cannot be a name it refuses itself.
     return collections.namedtuple(name, fields)
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors in a value, in the order in which they cross."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors(item)]
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in tensors(item)]
+    return []

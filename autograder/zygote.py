@@ -13,7 +13,6 @@ socket; a reply is two lines: the child's process id, then the result.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -58,7 +57,6 @@ PRELOAD_FIGURES = (
     "coursekit.plots",
     "torch.distributions",
 )
-PR_SET_PDEATHSIG = 1
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
@@ -70,8 +68,11 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
-def serve(path: str, idle: float, *, clean: bool = False) -> None:
-    """Listen on ``path`` until no request has come for ``idle`` seconds; with ``clean``, never as root."""
+def serve(path: str, idle: float, *, private: bool = False, clean: bool = False) -> None:
+    """Listen on ``path`` until no request has come for ``idle`` seconds.
+
+    With ``private``, what has been asked for ends with this process; with ``clean``, this one is never root.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     if clean:
@@ -94,6 +95,8 @@ def serve(path: str, idle: float, *, clean: bool = False) -> None:
         with connection, contextlib.suppress(OSError):
             if os.fork() == 0:
                 listener.close()
+                if private:
+                    _die_with_parent()
                 _child(connection)
     with contextlib.suppress(OSError):
         os.unlink(path)
@@ -142,10 +145,10 @@ def _silence() -> None:
         os.dup2(null, descriptor)
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """On Linux, let the kernel end this process when the one that started it ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        importlib.import_module("autograder.kernel").die_with_parent()
 
 
 def once() -> None:
@@ -161,6 +164,7 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         once()
     else:
-        if len(sys.argv) > 3:
-            die_with_parent()
-        serve(sys.argv[1], float(sys.argv[2]), clean="--clean" in sys.argv)
+        private = len(sys.argv) > 3
+        if private:
+            _die_with_parent()
+        serve(sys.argv[1], float(sys.argv[2]), private=private, clean="--clean" in sys.argv)

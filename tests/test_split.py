@@ -40,8 +40,9 @@ def clean():
         pytest.skip(f"this machine has no sandbox: {lack}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPLIT_CANARY", "canary")
-        zygote = Zygote(clean=True)
-        with zygote:
+        with Zygote(clean=True) as zygote:
+            # The time of a notebook begins before its processes are asked for, and the first has to wait for torch.
+            split.run({"lab": "ch90/lab01", "cells": []}, [], zygote, Terms({}))
             yield zygote
 
 
@@ -385,7 +386,7 @@ def test_when_the_notebooks_time_is_over_what_has_passed_has_passed(run, loop):
     reports = run(*cells, cell_seconds=10, notebook_seconds=1.0)
     assert time.monotonic() - start < 10
     assert kinds(reports) == [None, None, "CellTimeout", "CellTimeout", "CellTimeout"]
-    assert "used up its time" in reports[3]["error"]["message"]
+    assert "ran longer than 1 s in all" in reports[3]["error"]["message"]
 
 
 def test_a_test_that_hangs_by_itself_ends_the_notebook(run, monkeypatch):

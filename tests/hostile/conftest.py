@@ -1,4 +1,4 @@
-"""The stage on which hostile submissions are graded: one for all cases."""
+"""The stage on which hostile submissions are graded: one for all cases, and gone before other tests come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autograder import sandbox
 from tests.hostile.stage import Stage
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage():
     if lacking := sandbox.missing():
         pytest.skip(f"this machine cannot confine a submission: {'; '.join(lacking)}")
