@@ -68,8 +68,14 @@ def mistakes(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
 
 
 def seeded(lab: Lab, exercise: str, seeds: list[int], zygote: Zygote) -> list[str]:
-    """Problems under other seeds (`coursekit.check.seed`): right answers must pass, mistakes be rejected."""
-    return zygote.call("seeded", job_for(lab, exercise) | {"seeds": seeds}, JOB_SECONDS)
+    """Problems under other seeds (`coursekit.check.seed`), which decide no mark.
+
+    Right answers must pass. A mistake must fail the tests that it fails under the plain seeds and no others, those of
+    later exercises included, which build on this one.
+    """
+    names = [cell.name for cell in lab.exercises]
+    later = [cell.source for name in names[names.index(exercise) + 1 :] for cell in lab.tests(name)]
+    return zygote.call("seeded", job_for(lab, exercise) | {"seeds": seeds, "later": later}, JOB_SECONDS)
 
 
 def survivors(lab: Lab, exercise: str, zygote: Zygote) -> tuple[int, list[Survivor], list[str]]:
@@ -125,21 +131,24 @@ def mistakes_job(job: dict[str, Any]) -> list[str]:
 
 
 def seeded_job(job: dict[str, Any]) -> list[str]:
-    """In the fork: for each seed, right answers against all tests, and mistakes until one test rejects them."""
+    """In the fork: for each seed, right answers, and which tests each mistake fails."""
     import os
 
     reference, exercise = _prepare(job), job["exercise"]
-    wrong = [
-        reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
-        for edits in job["mistakes"].values()
-    ]
+
+    def failed(edits: list[list[str]]) -> list[int]:
+        scope = reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
+        tests = enumerate(job["tests"] + job["later"], 1)
+        return [number for number, test in tests if diagnose.trace(test, scope, []).failure]
+
+    plain = {sentence: failed(edits) for sentence, edits in job["mistakes"].items()}
     problems = []
     for seed in job["seeds"]:
         os.environ["COURSE_SEED"] = str(seed)
         problems += [f"seed {seed}: {problem}" for problem in solutions_job(job)]
-        for sentence, scope in zip(job["mistakes"], wrong, strict=True):
-            if not any(diagnose.trace(test, scope, []).failure for test in job["tests"]):
-                problems.append(f"seed {seed}: {exercise}: {sentence!r} is not rejected")
+        for sentence, edits in job["mistakes"].items():
+            if (other := failed(edits)) != plain[sentence]:
+                problems.append(f"seed {seed}: {exercise}: {sentence!r} fails tests {other}, not {plain[sentence]}")
     return problems
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from autograder.build import index_of
 from autograder.labs import Lab, find, solution_source
 from autograder.paths import root, use_own_programs
+from autograder.references import references
 from autograder.split import Terms, defined, run
 from autograder.warm import Zygote
 from coursekit.reference import apply_edits
@@ -45,6 +46,7 @@ order by 1, 2
 def course_of(lab: Lab, folder: Path) -> Path:
     """A course that holds one lab, built and registered with nbgrader."""
     home = root()
+    folder.mkdir()
     for name in ("_config.yml", "_toc.yml", "nbgrader_config.py"):
         shutil.copy(home / name, folder / name)
     for other in ("source_solutions", "coursekit/solved"):
@@ -113,8 +115,6 @@ def cells_alone(lab: Lab, jobs: int) -> float:
     index = index_of(lab.id)
     cells = [cell for cell in index["cells"] if cell["kind"] != "markdown"]
     job = {"lab": lab.id, "cells": cells, "cell_seconds": 60, "diagnose": False}
-    from autograder.references import references
-
     with Zygote(clean=True) as zygote:
         runs = [run(job, defined(index), zygote, Terms(references(index, root()))) for _ in range(5)]
     return statistics.median(sum(cell["seconds"] for cell in result["cells"]) for result in runs) / jobs

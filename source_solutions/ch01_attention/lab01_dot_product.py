@@ -893,7 +893,7 @@ for lead, T, d_model, d_k, d_v, what in [
 x, w_q, w_k, w_v = random(2, 5, 4), random(4, 3), random(4, 3), random(4, 6)
 before = self_attention(x, w_q, w_k, w_v, causal=True)[0]
 changed = x.clone()
-changed[:, 3:] = 100 * random(2, 2, 4)
+changed[:, 3:] = 10_000 * random(2, 2, 4)
 after = self_attention(changed, w_q, w_k, w_v, causal=True)[0]
 check.close(after[:, :3], before[:, :3], "changing positions 3 and 4 changes no answer before position 3", atol=1e-9)
 check.gradients(
