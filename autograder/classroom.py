@@ -130,7 +130,7 @@ def grade(
     try:
         with Journal(root / "grading" / "journal" / chapter) as journal:
             run = _Run(root, chapter, config, journal, again, trust, progress, patience)
-            run.judge(chosen, pool or LocalPool(jobs))
+            run.judge(chosen, pool or LocalPool(jobs, models=run.needs_models()))
             if feedback:
                 run.give_feedback(chosen)
             return run.results, run.write_table(everybody)
@@ -190,6 +190,10 @@ class _Run:
         self.autograded = self.root / self.config.CourseDirectory.autograded_directory
         self.indexes = [index_of(lab.id, self.root) for lab in catalog(self.root) if lab.chapter == self.chapter]
         self.references = {index["lab"]: references(index, self.root) for index in self.indexes}
+
+    def needs_models(self) -> bool:
+        """Whether a test compares with a model of the transformers library."""
+        return any("transformers" in cell["source"] for index in self.indexes for cell in index["cells"])
 
     def judge(self, students: list[str], pool: AbstractContextManager[Any]) -> None:
         """Judge the learners' notebooks and write the marks."""

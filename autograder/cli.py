@@ -315,7 +315,8 @@ def test(context: typer.Context) -> None:
 
     import pytest
 
-    sys.exit(pytest.main([str(_root() / "tests"), *context.args]))
+    # Two at a time, as two cores allow; `-n 0` in the arguments is for a debugger.
+    sys.exit(pytest.main([str(_root() / "tests"), "-n", "2", "--dist", "loadgroup", *context.args]))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _awake() -> Zygote:
 
 @cache
 def _private() -> Zygote:
-    zygote = Zygote(clean=True)
+    zygote = Zygote(clean=True, models=True)
     atexit.register(zygote.close)
     return zygote
 

@@ -12,11 +12,16 @@ from autograder.warm import Zygote
 
 
 class LocalPool:
-    """Some notebooks at a time, each in fresh forks of one warm process. A context manager."""
+    """Some notebooks at a time, each in fresh forks of one warm process. A context manager.
 
-    def __init__(self, jobs: int = 2):
+    Args:
+        jobs: how many.
+        models: whether their tests import models of the transformers library.
+    """
+
+    def __init__(self, jobs: int = 2, *, models: bool = False):
         self.jobs = max(jobs, 1)
-        self.zygote = Zygote(clean=True)
+        self.zygote = Zygote(clean=True, models=models)
 
     def __enter__(self) -> LocalPool:
         self.zygote.__enter__()

@@ -7,6 +7,7 @@ socket; a reply is two lines: the child's process id, then the result.
     python -m autograder.zygote SOCKET IDLE_SECONDS             serve until idle that long
     python -m autograder.zygote SOCKET IDLE_SECONDS --private   the same, and end with the process that started it
     python -m autograder.zygote SOCKET IDLE_SECONDS --clean     the same, and give up being root first
+    python -m autograder.zygote ... --models            with one of the two: import the models that labs compare with
     python -m autograder.zygote                         one request on standard input, the reply on standard output
 """
 
@@ -49,6 +50,13 @@ PRELOAD = (
     "autograder.subject",
     "coursekit.diagnose",
 )
+#: Where labs find the models that theirs are compared with: two to three seconds. The process that learners share
+#: imports them once it is ready and nobody asks for anything.
+PRELOAD_MODELS = (
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.bert.modeling_bert",
+)
 #: For a class it pays to have imported what figures take, too: a second or two for each notebook that draws.
 PRELOAD_FIGURES = (
     "matplotlib.pyplot",
@@ -57,6 +65,8 @@ PRELOAD_FIGURES = (
     "coursekit.plots",
     "torch.distributions",
 )
+#: Nobody asks for anything when nobody has for so long.
+QUIET_SECONDS = 0.5
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
-def serve(path: str, idle: float, *, private: bool = False, clean: bool = False) -> None:
+def serve(path: str, idle: float, *, private: bool = False, clean: bool = False, models: bool = False) -> None:
     """Listen on ``path`` until no request has come for ``idle`` seconds.
 
     With ``private``, what has been asked for ends with this process; with ``clean``, this one is never root.
@@ -77,20 +87,26 @@ def serve(path: str, idle: float, *, private: bool = False, clean: bool = False)
     listener.bind(path)
     if clean:
         importlib.import_module("autograder.sandbox").become_nobody()
-    for module in PRELOAD + (PRELOAD_FIGURES if clean else ()):
+    for module in PRELOAD + (PRELOAD_MODELS if models else ()) + (PRELOAD_FIGURES if clean else ()):
         importlib.import_module(module)
     if clean:
         _draw_once()
     importlib.import_module("autograder.execute").warm_up()
     listener.listen(64)
-    listener.settimeout(idle)
+    later = () if private else PRELOAD_MODELS
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     while True:
+        listener.settimeout(QUIET_SECONDS if later else idle)
         try:
             connection, _ = listener.accept()
         except TimeoutError:
-            break
+            if not later:
+                break
+            for module in later:
+                importlib.import_module(module)
+            later = ()
+            continue
         # Out of processes or memory: the one who asked sees the connection end, the others are served.
         with connection, contextlib.suppress(OSError):
             if os.fork() == 0:
@@ -167,4 +183,5 @@ if __name__ == "__main__":
         private = len(sys.argv) > 3
         if private:
             _die_with_parent()
-        serve(sys.argv[1], float(sys.argv[2]), private=private, clean="--clean" in sys.argv)
+        options = {name: f"--{name}" in sys.argv for name in ("clean", "models")}
+        serve(sys.argv[1], float(sys.argv[2]), private=private, **options)

@@ -19,11 +19,18 @@ def pytest_addoption(parser):
     parser.addoption("--lab", action="append", default=[], help="only the gates of this lab, such as ch01/lab03")
 
 
+def pytest_collection_modifyitems(items):
+    """With two processes (`course test`): a file stays in one of them, but gates are divided by lab."""
+    for item in items:
+        lab = getattr(item, "callspec", None) and item.callspec.params.get("lab")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {getattr(lab, 'id', '')}"))
+
+
 @pytest.fixture(scope="session")
 def zygote():
     from autograder.warm import Zygote
 
-    with Zygote() as warm:
+    with Zygote(models=True) as warm:
         yield warm
 
 

@@ -21,7 +21,7 @@ from tests.gates.test_gates import notebooks  # noqa: F401 (a fixture)
 
 @pytest.fixture(scope="module")
 def clean_zygote():
-    with Zygote(clean=True) as warm:
+    with Zygote(clean=True, models=True) as warm:
         yield warm
 
 
