@@ -70,13 +70,16 @@ def write_notebook(path: Path, index: dict[str, Any], verdict: Verdict, seed: in
 
 
 def _summary(verdict: Verdict) -> str:
-    notes = list(verdict.flags)
+    lines = [f"**{verdict.points:g} of {verdict.max:g} points** ({verdict.status})", ""]
+    lines += [f"- {sanitise.text(flag)}" for flag in verdict.flags]
     for exercise in verdict.exercises:
-        notes += [f"{exercise.id}: {note}" for note in [exercise.message, *exercise.flags] if note]
+        notes = [note for note in (exercise.message, *exercise.flags) if note]
         if exercise.mistake:
-            notes.append(f"{exercise.id}: your result is exactly what you get when {exercise.mistake}")
-    points = f"**{verdict.points:g} of {verdict.max:g} points** ({verdict.status})"
-    return "\n".join([points, "", *(f"- {sanitise.text(note)}" for note in notes)])
+            notes.append(f"Your result is exactly what you get when {exercise.mistake}")
+        if notes:
+            lines.append(f"- **{exercise.id}**: {exercise.points:g} of {exercise.max:g}")
+            lines += [f"  - {sanitise.text(note)}" for note in notes]
+    return "\n".join(lines)
 
 
 class _Feedback(GenerateFeedback):
