@@ -194,7 +194,7 @@ class _Proof:
         folder = self.classroom / "grading" / "submitted" / "learner" / self.lab.chapter
         folder.mkdir(parents=True)
         shutil.copy(self.notebook, folder)
-        # The notebook is the reference solution: where there is no sandbox, it needs none.
+        # The notebook holds the course's own answers: where there is no sandbox, it needs none.
         results, _ = classroom.grade(self.classroom, self.lab.chapter, trust=bool(sandbox.missing()))
         graded = next(result.verdict for result in results if result.verdict.lab == self.lab.id)
         return (
