@@ -5,6 +5,7 @@ The jobs at the end run in a fork of the zygote, on the reference with one thing
 
 from __future__ import annotations
 
+import ast
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,23 @@ def seeded(lab: Lab, exercise: str, seeds: list[int], zygote: Zygote) -> list[st
     Right answers must pass. A mistake must fail the tests that it fails under the plain seeds and no others, those of
     later exercises included, which build on this one.
     """
-    names = [cell.name for cell in lab.exercises]
-    later = [cell.source for name in names[names.index(exercise) + 1 :] for cell in lab.tests(name)]
-    return zygote.call("seeded", job_for(lab, exercise) | {"seeds": seeds, "later": later}, JOB_SECONDS)
+    job = job_for(lab, exercise) | {"seeds": seeds, "later": _tests_of_users(lab, exercise)}
+    return zygote.call("seeded", job, JOB_SECONDS)
+
+
+def _tests_of_users(lab: Lab, exercise: str) -> list[str]:
+    """The tests of those later exercises whose answers or tests use this one, themselves or through others."""
+    from autograder.labs import solution_source
+
+    names, found = set(), []
+    for cell in lab.exercises:
+        tests = [test.source for test in lab.tests(cell.name)]
+        trees = [ast.parse(source) for source in (solution_source(cell.source), *tests)]
+        used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        if cell.name == exercise or used & names:
+            names |= {node.name for node in trees[0].body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            found += tests if cell.name != exercise else []
+    return found
 
 
 def survivors(lab: Lab, exercise: str, zygote: Zygote) -> tuple[int, list[Survivor], list[str]]:

@@ -17,7 +17,7 @@ from tests.gates.anatomy import problems
 RUN_SECONDS = 60
 RUN_MEBIBYTES = 2048
 #: Of two submissions: the numbers that hidden tests draw for them.
-SEEDS = [1, 2_000_000_011]
+SEEDS = [2_000_000_011]
 
 
 @pytest.fixture(scope="module")
