@@ -171,6 +171,9 @@ def mutants_job(job: dict[str, Any]) -> dict[str, Any]:
     """In the fork: which mutants of the solution do all tests accept?"""
     reference, exercise = _prepare(job), job["exercise"]
     alive, all_mutants = [], mutants(reference.source(exercise))
+    # What the tests import is imported before the clock runs.
+    for test in job["tests"]:
+        diagnose.trace(test, reference.namespace(), [])
     signal.signal(signal.SIGALRM, _too_long)
     for description, source in all_mutants:
         signal.setitimer(signal.ITIMER_REAL, MUTANT_SECONDS)

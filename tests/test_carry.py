@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
 from coursekit import carry, reference
 from tests import learners
+from tests.conftest import ROOT
 
 MINE = '''def ema(x, beta, correct_bias=True):
     """Mine."""
@@ -175,3 +177,14 @@ def test_helpers_in_cells_of_your_own_come_along_and_pictures_stay(own, built_co
     content = learners.notebook(built_course, {"ema": answer}, extra=helpers)
     content["cells"].insert(0, learners.code_cell("raise RuntimeError('a long training run')"))
     assert is_mine(carry(learners.LAB, "ema", start=own(content).parent))
+
+
+def test_what_a_lab_gives_is_the_labs_own_and_needs_no_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_ROOT", str(ROOT))
+    here = tmp_path / "ch02_block"
+    here.mkdir()
+    shutil.copy(ROOT / "release" / "ch02_block" / "lab04_transformer_block.ipynb", here)
+    config = carry("ch02/lab04", "BlockConfig", start=here)(d_model=8, n_heads=2, d_ff=16)
+    assert (config.d_model, config.norm_first, capsys.readouterr().out) == (8, True, "")
+    carry("ch02/lab04", "Block", start=here)
+    assert "not written yet" in capsys.readouterr().out
