@@ -346,12 +346,18 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_task_costs_nothing(two_worke
     shutil.rmtree(warm.folder)
 
 
+def is_warm_folder(path):
+    return path.is_absolute() and path.name.startswith("course-zygote-")
+
+
 def warm_process_of(pid):
     for status in Path("/proc").glob("[0-9]*/stat"):
         if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
             arguments = (status.parent / "cmdline").read_bytes().decode().split("\0")
             if "autograder.zygote" in arguments:
-                return SimpleNamespace(pid=int(status.parent.name), folder=Path(arguments[-4]).parent)
+                # The caller removes it: it has to be a warm process's own folder and can be nothing else.
+                (folder,) = {path for text in arguments for path in Path(text).parents if is_warm_folder(path)}
+                return SimpleNamespace(pid=int(status.parent.name), folder=folder)
     raise LookupError(f"worker {pid} has no warm process")
 
 
