@@ -22,8 +22,9 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     """With two processes (`course test`): a file stays in one of them, but gates are divided by lab."""
     for item in items:
-        lab = getattr(item, "callspec", None) and item.callspec.params.get("lab")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {getattr(lab, 'id', '')}"))
+        is_gate = item.path.parent.name == "gates" and hasattr(item, "callspec")
+        lab = item.callspec.params["lab"].id if is_gate else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {lab}"))
 
 
 @pytest.fixture(scope="session")
