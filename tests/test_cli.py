@@ -29,7 +29,7 @@ def course(built_course, zygote, tmp_path, monkeypatch):
     shutil.copytree(built_course, root)
     monkeypatch.setenv("COURSE_ROOT", str(root))
     monkeypatch.setattr(checking, "Zygote", lambda shared: zygote)
-    monkeypatch.setattr(classroom, "LocalPool", lambda jobs: StubPool())
+    monkeypatch.setattr(classroom, "LocalPool", lambda jobs, models: StubPool())
     return root
 
 
@@ -217,7 +217,7 @@ def test_a_cluster_that_is_not_there_is_wrong_input(run, cluster, monkeypatch):
 
 def test_ctrl_c_ends_grading_with_a_word_on_how_to_go_on(run, course, monkeypatch):
     stub = StubPool()
-    monkeypatch.setattr(classroom, "LocalPool", lambda jobs: stub)
+    monkeypatch.setattr(classroom, "LocalPool", lambda jobs, models: stub)
     for name in ("ann", "ben"):
         write(course / "grading" / "submitted" / name / CHAPTER / f"{STEM}.ipynb", learners.reference(course), course)
     stub.ends_after = 1

@@ -255,7 +255,7 @@ def test_a_large_class_is_never_in_memory_at_once(course, grade, stub, monkeypat
 
 def test_without_a_sandbox_it_grades_only_for_who_trusts_the_code(course, stub, monkeypatch):
     monkeypatch.setattr(sandbox, "missing", lambda: ["no user namespaces"])
-    monkeypatch.setattr(classroom, "LocalPool", lambda jobs: stub)
+    monkeypatch.setattr(classroom, "LocalPool", lambda jobs, models: stub)
     with pytest.raises(classroom.CannotGrade, match=r"no user namespaces.*--i-trust-this-code"):
         classroom.grade(course, CHAPTER, feedback=False)
     assert stub.tasks == []
