@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autograder import watch
 from autograder.mutate import mutants
 from coursekit import diagnose
-from coursekit.reference import Reference, apply_edits
+from coursekit.reference import Reference, apply_edits, defined_names
 
 if TYPE_CHECKING:
     from autograder.labs import Lab
@@ -84,11 +84,10 @@ def _tests_of_users(lab: Lab, exercise: str) -> list[str]:
 
     names, found = set(), []
     for cell in lab.exercises:
-        tests = [test.source for test in lab.tests(cell.name)]
-        trees = [ast.parse(source) for source in (solution_source(cell.source), *tests)]
-        used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        if cell.name == exercise or used & names:
-            names |= {node.name for node in trees[0].body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        answer, tests = solution_source(cell.source), [test.source for test in lab.tests(cell.name)]
+        nodes = (node for source in (answer, *tests) for node in ast.walk(ast.parse(source)))
+        if cell.name == exercise or any(isinstance(node, ast.Name) and node.id in names for node in nodes):
+            names.update(defined_names(answer))
             found += tests if cell.name != exercise else []
     return found
 
@@ -172,8 +171,9 @@ def mutants_job(job: dict[str, Any]) -> dict[str, Any]:
     reference, exercise = _prepare(job), job["exercise"]
     alive, all_mutants = [], mutants(reference.source(exercise))
     # What the tests import is imported before the clock runs.
+    scope = reference.namespace()
     for test in job["tests"]:
-        diagnose.trace(test, reference.namespace(), [])
+        diagnose.trace(test, scope, [])
     signal.signal(signal.SIGALRM, _too_long)
     for description, source in all_mutants:
         signal.setitimer(signal.ITIMER_REAL, MUTANT_SECONDS)

@@ -527,19 +527,15 @@ def test_a_run_that_is_over_leaves_nothing(clean, run):
 
 @pytest.mark.parametrize("confined", [True, False])
 def test_a_run_leaves_no_files(run, confined, monkeypatch):
+    # Where IPython finds no home that it may write to it makes one, and nobody removes that.
+    before = set(Path("/tmp").glob("*/profile_default"))
+    cells = ("extra", "import tempfile\ntempfile.mkdtemp()"), ("test", "import tempfile\ntempfile.mkdtemp()")
     # A folder of its own, which the processes inside may enter: others grade on this machine, too.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o711)
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        _leave_no_files(run, confined)
+        assert kinds(run(*cells, sandbox=confined)) == [None, None]
         assert os.listdir(folder) == []
-
-
-def _leave_no_files(run, confined):
-    # Where IPython finds no home that it may write to it makes one, and nobody removes that.
-    before = set(Path("/tmp").glob("*/profile_default"))
-    cells = ("extra", "import tempfile\ntempfile.mkdtemp()"), ("test", "import tempfile\ntempfile.mkdtemp()")
-    assert kinds(run(*cells, sandbox=confined)) == [None, None]
     assert set(Path("/tmp").glob("*/profile_default")) - before == set()
 
 
