@@ -19,6 +19,8 @@ def pytest_addoption(parser):
     parser.addoption("--lab", action="append", default=[], help="only the gates of this lab, such as ch01/lab03")
 
 
+# First, because xdist reads the marks in a hook of the same name that otherwise comes before this one.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """With two processes (`course test`): a file stays in one of them, but gates are divided by lab."""
     for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -61,6 +62,12 @@ def html() -> Path:
         index.write_text("wait", encoding="utf-8")
         book.build(quiet=True, root=ROOT)
     return folder / "html"
+
+
+def test_the_tests_of_this_file_stay_in_one_process(request):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@test_book.py ")
+    assert [mark.args for mark in request.node.iter_markers("xdist_group")] == [("test_book.py ",)]
 
 
 def test_the_index_leads_to_the_front_page(html):
