@@ -24,7 +24,6 @@ quick = False  # fewer shapes, for the tests
 # %%
 import itertools
 import time
-from types import SimpleNamespace
 
 import plotly.graph_objects as go
 import torch
@@ -38,8 +37,10 @@ from coursekit import carry, plots, results
 
 started = time.perf_counter()
 Block = carry("ch02/lab04", "Block")
+BlockConfig = carry("ch02/lab04", "BlockConfig")
 load_gpt2_block = carry("ch02/lab04", "load_gpt2_block")
 LlamaBlock = carry("ch02/lab05", "LlamaBlock")
+LlamaBlockConfig = carry("ch02/lab05", "LlamaBlockConfig")
 load_llama_block = carry("ch02/lab05", "load_llama_block")
 rope_tables = carry("ch02/lab02", "rope_tables")
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -92,10 +93,7 @@ def make_gpt2(shape: tuple[int, ...], dtype: torch.dtype, how: str):
     config._attn_implementation = how
     theirs = GPT2Block(config, layer_idx=0).to(dtype)
     randomise(theirs, seed=1)
-    settings = SimpleNamespace(
-        d_model=d_model, n_heads=H, d_ff=d_ff, norm_first=True, activation="gelu_tanh", dropout=0.0, eps=1e-5, seed=0
-    )
-    ours = Block(settings).to(dtype)
+    ours = Block(BlockConfig(d_model, H, d_ff)).to(dtype)
     load_gpt2_block(ours, theirs.state_dict())
     additive = torch.full((1, 1, T, T), torch.finfo(dtype).min, dtype=dtype).triu(1)
 
@@ -135,8 +133,7 @@ def make_llama(shape: tuple[int, ...], dtype: torch.dtype, how: str):
     else:
         tables = LlamaRotaryEmbedding(config)(torch.zeros(1, 1, dtype=dtype), positions[None])
     randomise(theirs, seed=2)
-    settings = SimpleNamespace(d_model=d_model, n_heads=H, n_kv_heads=G, d_ff=d_ff, base=10_000.0, eps=1e-5, seed=0)
-    ours = LlamaBlock(settings).to(dtype)
+    ours = LlamaBlock(LlamaBlockConfig(d_model, H, G, d_ff, eps=1e-5)).to(dtype)
     load_llama_block(ours, theirs.state_dict())
     additive = torch.full((1, 1, T, T), torch.finfo(dtype).min, dtype=dtype).triu(1)
 

@@ -1757,7 +1757,6 @@ def cache_bytes(n_layers, n_kv_heads, d_k, length, bytes_per_number=2):
 
 # %%
 import time
-from types import SimpleNamespace
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -1765,7 +1764,7 @@ from plotly.subplots import make_subplots
 from coursekit import data, plots
 
 torch.set_num_threads(1)
-Block = carry("ch02/lab04", "Block")
+Block, BlockConfig = carry("ch02/lab04", "Block"), carry("ch02/lab04", "BlockConfig")
 D_MODEL, N_HEADS, N_KV_HEADS, N_LAYERS, CONTEXT, BATCH, STEPS, PEAK = 64, 4, 2, 2, 64, 12, 200, 4e-3
 
 text = data.tiny_shakespeare()
@@ -1799,9 +1798,7 @@ class TinyModel(nn.Module):
 
 
 def gpt2(seed):
-    sizes = {"d_model": D_MODEL, "n_heads": N_HEADS, "d_ff": 4 * D_MODEL}
-    rest = {"norm_first": True, "activation": "gelu_tanh", "dropout": 0.0, "eps": 1e-5}
-    blocks = [Block(SimpleNamespace(**sizes, **rest, seed=10 * seed + i)) for i in range(N_LAYERS)]
+    blocks = [Block(BlockConfig(D_MODEL, N_HEADS, 4 * D_MODEL, seed=10 * seed + i)) for i in range(N_LAYERS)]
     return TinyModel(blocks, nn.LayerNorm(D_MODEL), True, seed)
 
 

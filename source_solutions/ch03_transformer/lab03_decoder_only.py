@@ -66,22 +66,9 @@ from dataclasses import dataclass
 
 from coursekit import carry
 
+BlockConfig = carry("ch02/lab04", "BlockConfig")  # BlockConfig(d_model, n_heads, d_ff, dropout=0.0, eps=1e-5, ...)
 Block = carry("ch02/lab04", "Block")  # Block(config)(x): (B, T, d_model) -> (B, T, d_model), causal
 LayerNorm = carry("ch02/lab01", "LayerNorm")  # LayerNorm(d_model, eps=1e-5), with the parameters weight and bias
-
-
-@dataclass(frozen=True)
-class BlockConfig:
-    """The settings of one block, as in Lab 2.4. What GPT-2 does is the default."""
-
-    d_model: int
-    n_heads: int
-    d_ff: int
-    norm_first: bool = True
-    activation: str = "gelu_tanh"
-    dropout: float = 0.0
-    eps: float = 1e-5
-    seed: int = 0
 
 
 @dataclass(frozen=True)
