@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autograder import labs, paths, readme
+from autograder import lab_model, labs, paths, readme
 from autograder.catalog_pages import lab_number
-from autograder.labs import CHECK_IMPORT, Lab
+from autograder.lab_check import CHECK_IMPORT
+from autograder.lab_model import TEXT, Lab, solution_source
 from autograder.setup_cell import setup_cell
 from coursekit.reference import load
 
@@ -114,7 +115,7 @@ def solved_module(lab: Lab) -> str:
         if cell.kind == "given":
             parts.append(f"# %% given\n{cell.source.rstrip()}\n")
         elif cell.kind == "exercise":
-            parts.append(f'# %% exercise="{cell.name}"\n{labs.solution_source(cell.source)}')
+            parts.append(f'# %% exercise="{cell.name}"\n{solution_source(cell.source)}')
         elif cell.kind == "mistakes":
             parts.append(f'# %% mistakes="{cell.name}"\n{cell.source.rstrip()}\n')
     return "\n".join(parts)
@@ -198,9 +199,10 @@ def _facts(lab: Lab) -> str:
     where = {"cpu": "laptop", "gpu": "GPU"}[lab.hardware]
     needs = ", ".join(_lab_link(lab, need) for need in lab.needs) or "nothing"
     builds = ", ".join(f"`{name}`" for name in lab.builds)
+    points = f"{lab.points}, and {lab.by_hand} by hand" if lab.by_hand else str(lab.points)
     return (
         "| Time | Difficulty | Points | Hardware | Needs | Builds |\n|---|---|---|---|---|---|\n"
-        f"| {lab.minutes} min | {lab.difficulty} of 5 | {lab.points} | {where} | {needs} | {builds} |\n"
+        f"| {lab.minutes} min | {lab.difficulty} of 5 | {points} | {where} | {needs} | {builds} |\n"
     )
 
 
@@ -221,6 +223,8 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
         marks = _marks(f"test_{cell.name}{suffix}", grade=True, locked=True) | {"points": cell.options["points"]}
         announced = f'{CHECK_IMPORT}\n\ncheck.exercise("{lab.id}", "{cell.name}")\n'
         source = announced + source.removeprefix(f"{CHECK_IMPORT}\n")
+    elif cell.kind == "manual":
+        marks = _marks(cell.name, grade=True, solution=True) | {"points": cell.options["points"]}
     elif cell.kind == "given":
         counts["given"] = counts.get("given", 0) + (cell.name is None)
         marks = _marks(cell.name or f"given_{counts['given']}", locked=True)
@@ -234,7 +238,8 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
         copies += 1
         identifier = f"{base}-{copies}"
     used.add(identifier)
-    result = {"cell_type": "markdown" if cell.kind == "markdown" else "code", "id": identifier, "metadata": metadata}
+    text = cell.kind in TEXT
+    result = {"cell_type": "markdown" if text else "code", "id": identifier, "metadata": metadata}
     if result["cell_type"] == "code":
         result |= {"execution_count": None, "outputs": []}
         if cell.kind in ("given", "plain") and source.count("\n") >= FOLD_LINES:
@@ -258,7 +263,7 @@ def _marks(grade_id: str, *, grade: bool = False, locked: bool = False, solution
 def _role(cell: dict[str, Any]) -> tuple[str, str | None, int]:
     marks = cell["metadata"].get("nbgrader")
     if cell["cell_type"] == "markdown":
-        return "markdown", None, 0
+        return ("manual", None, marks["points"]) if marks else ("markdown", None, 0)
     if marks is None:
         return "plain", None, 0
     if marks["grade"]:
@@ -270,7 +275,7 @@ def _role(cell: dict[str, Any]) -> tuple[str, str | None, int]:
 def _key(source: Path) -> str:
     """What an index depends on: the lab's source, the course's settings and the code that builds from them."""
     digest = hashlib.sha256(source.read_bytes() + (source.parents[2] / "_config.yml").read_bytes())
-    for module in (__file__, labs.__file__, Path(__file__).with_name("setup_cell.py")):
+    for module in (__file__, labs.__file__, lab_model.__file__, Path(__file__).with_name("setup_cell.py")):
         digest.update(Path(module).read_bytes())
     return digest.hexdigest()
 

@@ -21,6 +21,7 @@ import yaml
 from autograder import paths
 from autograder.chapters import CHAPTERS, WAYS, Chapter, Way
 from autograder.labs import Lab, catalog
+from coursekit import reference
 
 WORDS_PER_MINUTE = 180
 
@@ -163,8 +164,7 @@ def page_path(page: Page) -> str:
 
 def lab_id(name: str) -> str:
     """The id of the lab that front matter names by id or by the path of its notebook."""
-    match = re.search(r"(ch\d\d)[^/]*/(lab\d\d)[^/]*$", name)
-    return f"{match[1]}/{match[2]}" if match else name
+    return reference.lab_id(Path(name)) if "/" in name else name
 
 
 def lab_number(lab_id: str) -> str:

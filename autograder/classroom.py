@@ -248,9 +248,13 @@ class _Run:
         if verdict.status == "internal":
             review = set(scores)
         marked = [
-            {"cell_type": "code", "source": cell["source"], "metadata": cell["metadata"]}
+            {
+                "cell_type": "markdown" if cell["kind"] == "manual" else "code",
+                "source": cell["source"],
+                "metadata": cell["metadata"],
+            }
             for cell in handback.cells_of(index, verdict)
-            if cell["kind"] in ("test", "exercise")
+            if cell["kind"] in ("test", "exercise", "manual")
         ]
         self.writer.add(gradebook.Entry(student, self.chapter, stem, stamp, marked, scores, frozenset(review), known))
         self.results.append(Graded(student, replace(verdict, cells=[]), record.seed))

@@ -36,7 +36,7 @@ class Survivor:
 
 def job_for(lab: Lab, exercise: str) -> dict[str, Any]:
     """What the jobs need of a lab, as plain values."""
-    from autograder.labs import solution_source
+    from autograder.lab_model import solution_source
 
     cells = []
     for cell in lab.cells:
@@ -80,7 +80,7 @@ def seeded(lab: Lab, exercise: str, seeds: list[int], zygote: Zygote) -> list[st
 
 def _tests_of_users(lab: Lab, exercise: str) -> list[str]:
     """The tests of those later exercises whose answers or tests use this one, themselves or through others."""
-    from autograder.labs import solution_source
+    from autograder.lab_model import solution_source
 
     names, found = set(), []
     for cell in lab.exercises:

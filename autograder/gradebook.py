@@ -223,14 +223,23 @@ class _SaveScores(SaveAutoGrades):
 
     def _add_comment(self, cell: Any, resources: dict) -> None:
         """nbgrader says "No response." of an answer that is as it was released, which it knows by a checksum."""
+        self._know_the_release(cell)
+        super()._add_comment(cell, resources)
+
+    def _know_the_release(self, cell: Any) -> None:
         name = cell.metadata["nbgrader"]["grade_id"]
         released = self.gradebook.released(name, self.notebook_id, self.assignment_id)
         cell.metadata["nbgrader"]["checksum"] = released
-        super()._add_comment(cell, resources)
 
     def _add_score(self, cell: Any, resources: dict) -> None:
         name = cell.metadata["nbgrader"]["grade_id"]
         grade = self.gradebook.find_grade(name, self.notebook_id, self.assignment_id, self.student_id)
+        if name not in self.entry.scores:
+            # A person marks it; untouched, it is worth nothing. What a person has done stays.
+            if not (self.entry.known and grade.manual_score is not None):
+                self._know_the_release(cell)
+                super()._add_score(cell, resources)
+            return
         if self.entry.known and grade.auto_score == self.entry.scores[name]:
             return
         grade.auto_score = self.entry.scores[name]

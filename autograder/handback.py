@@ -20,6 +20,7 @@ from traitlets.config import Config
 from autograder import sanitise
 from autograder.build import KERNELSPEC
 from autograder.journal import Journal, grader_version
+from autograder.lab_model import TEXT
 from autograder.verdict import Verdict
 
 
@@ -41,9 +42,8 @@ class Graded:
 def cells_of(index: dict[str, Any], verdict: Verdict) -> list[dict[str, Any]]:
     """The notebook's cells: the lab's structure with the learner's code."""
     # Where nothing could be read the answers stay empty: those of the index are the solutions.
-    unread = [
-        cell | {"outputs": []} | ({"source": ""} if cell["kind"] == "exercise" else {}) for cell in index["cells"]
-    ]
+    answers = ("exercise", "manual")
+    unread = [cell | {"outputs": []} | ({"source": ""} if cell["kind"] in answers else {}) for cell in index["cells"]]
     # A copy of an answer that stood twice keeps its code but not its marks: nbgrader wants each name once.
     return [
         cell | {"metadata": {} if "-copy" in cell["id"] else json.loads(json.dumps(cell["metadata"]))}
@@ -53,9 +53,10 @@ def cells_of(index: dict[str, Any], verdict: Verdict) -> list[dict[str, Any]]:
 
 def write_notebook(path: Path, index: dict[str, Any], verdict: Verdict, seed: int | None) -> None:
     """Write the autograded notebook: a summary, then the cells with the outputs of this run, safe to look at."""
-    cells = [nbformat.v4.new_markdown_cell(_summary(verdict), id="course-summary")]
+    by_hand = sum(cell["points"] for cell in index["cells"] if cell["kind"] == "manual")
+    cells = [nbformat.v4.new_markdown_cell(_summary(verdict, by_hand), id="course-summary")]
     for cell in cells_of(index, verdict):
-        make = nbformat.v4.new_markdown_cell if cell["kind"] == "markdown" else nbformat.v4.new_code_cell
+        make = nbformat.v4.new_markdown_cell if cell["kind"] in TEXT else nbformat.v4.new_code_cell
         made = make(cell["source"], id=cell["id"], metadata=cell["metadata"])
         if made.cell_type == "code":
             made.outputs, made.execution_count = cell["outputs"], cell.get("execution_count")
@@ -69,8 +70,9 @@ def write_notebook(path: Path, index: dict[str, Any], verdict: Verdict, seed: in
     partial.replace(path)
 
 
-def _summary(verdict: Verdict) -> str:
+def _summary(verdict: Verdict, by_hand: int) -> str:
     lines = [f"**{verdict.points:g} of {verdict.max:g} points** ({verdict.status})", ""]
+    lines += [f"- up to {by_hand} more for what a person marks"] if by_hand else []
     lines += [f"- {sanitise.text(flag)}" for flag in verdict.flags]
     for exercise in verdict.exercises:
         notes = [note for note in (exercise.message, *exercise.flags) if note]

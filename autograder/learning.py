@@ -106,7 +106,7 @@ def jupyter_command(root: Path, port: int, token: str, where: str, *, browser: b
 def hand_out(root: Path) -> list[Path]:
     """Copy every released lab that is not there yet into work/. What is there is never touched."""
     copied = []
-    for path in sorted((root / "release").glob("ch*/lab*.ipynb")):
+    for path in labs.files(root / "release", "ipynb"):
         target = root / "work" / path.parent.name / path.name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ class _Proof:
         hand_out(self.root)
         notebook, self.sentence = worked_example(self.root, self.lab, mistaken=self.mistaken)
         self.notebook.write_text(json.dumps(notebook), encoding="utf-8")
-        count = len(list((self.root / "release").glob("ch*/lab*.ipynb")))
+        count = len(labs.files(self.root / "release", "ipynb"))
         return count > 0, f"{count} labs"
 
     def untouched(self) -> tuple[bool, str]:

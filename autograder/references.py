@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder import labs
+from autograder.lab_model import TEXT
 
 
 def references(index: dict[str, Any], root: Path) -> dict[str, str]:
@@ -23,7 +24,7 @@ def references(index: dict[str, Any], root: Path) -> dict[str, str]:
     Raises:
         LookupError: if it carries from a lab that does not exist.
     """
-    wanted = {index["lab"]}.union(*(carried(cell["source"]) for cell in index["cells"] if cell["kind"] != "markdown"))
+    wanted = {index["lab"]}.union(*(carried(cell["source"]) for cell in index["cells"] if cell["kind"] not in TEXT))
     found: dict[str, str] = {}
     while wanted:
         source = labs.source_path(wanted.pop(), root)

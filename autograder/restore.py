@@ -101,7 +101,7 @@ def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
         seen[known] = seen.get(known, 0) + 1
         anchor = known
         kind = template[known]["kind"]
-        if kind == "exercise":
+        if kind in ("exercise", "manual"):
             answers.setdefault(known, []).append(cell["source"])
         elif kind == "plain" and cell["source"] != template[known]["source"]:
             extras.setdefault(known, []).append(cell)
@@ -113,9 +113,11 @@ def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
     for number, cell in enumerate(cell for cell in result.cells if cell["id"] is None):
         cell["id"] = f"{OWN}{number + 1}"
     for identifier, cell in template.items():
-        if cell["kind"] not in ("exercise", "test", "given"):
+        if cell["kind"] not in ("exercise", "test", "given", "manual"):
             continue
-        if identifier not in seen and cell["kind"] != "exercise":
+        if identifier not in seen and cell["kind"] == "manual":
+            result.flags.append(f"the answer in words {identifier} is missing")
+        elif identifier not in seen and cell["kind"] != "exercise":
             result.flags.append(f"the cell {identifier} was missing; the original was used")
         elif seen.get(identifier, 0) > 1:
             result.flags.append(f"the cell {identifier} stood {seen[identifier]} times; marks count once")
@@ -123,10 +125,14 @@ def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
 
 
 def _place(cell: dict[str, Any], answers: dict[str, list[str]], result: Restored) -> None:
+    copies = answers.get(cell["id"])
+    if cell["kind"] == "manual":
+        # Who marks it should see all of it, wherever it stands.
+        result.cells.append(cell | {"source": "\n\n".join(copies or [])})
+        return
     if cell["kind"] != "exercise":
         result.cells.append(dict(cell))
         return
-    copies = answers.get(cell["id"])
     if copies is None:
         result.missing.append(cell["exercise"])
         result.cells.append(cell | {"source": "", "missing": True})

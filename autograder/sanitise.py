@@ -78,19 +78,22 @@ def notebook(nb: NotebookNode) -> NotebookNode:
 
     Args:
         nb: cells as `autograder.restore` orders them: the ids of the learner's own begin with `restore.OWN`. Markdown
-            of other cells is the course's and stays as it is; pass what it quotes of a learner through `text`.
+            of other cells is the course's and stays as it is, but for answers in words; pass what it quotes of a
+            learner through `text`.
 
     Returns:
         The same notebook. Sources of code are only cut where they are too long; test cells never are.
     """
     room = _Room()
     for cell in nb.cells:
-        own = cell.get("id", "").startswith(OWN)
+        marks = cell.metadata.get("nbgrader", {})
+        in_words = cell.cell_type == "markdown" and marks.get("solution")
+        own = cell.get("id", "").startswith(OWN) or in_words
         if cell.cell_type == "code":
             count = cell.get("execution_count")
             cell.execution_count = count if type(count) is int else None
             cell.outputs = room.outputs(cell.outputs)
-            if own or not cell.metadata.get("nbgrader", {}).get("locked"):
+            if own or not marks.get("locked"):
                 cell.source = room.source(cell.source, comment="# ")
         elif own:
             cell.cell_type = "markdown"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder import intake, paths, policy, restore
+from autograder.lab_model import TEXT
 from autograder.limits import TIME_IS_UP
 from autograder.warm import RunFailed, Zygote
 
@@ -181,7 +182,7 @@ def _together(job: dict[str, Any], zygote: Zygote) -> dict[str, Any]:
 
 
 def _is_run(cell: dict[str, Any], everything: bool) -> bool:
-    if cell["kind"] == "markdown" or cell.get("missing"):
+    if cell["kind"] in TEXT or cell.get("missing"):
         return False
     return everything or cell["kind"] != "plain"
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autograder.labs import Lab, solution_source
+from autograder.lab_model import solution_source
+from autograder.labs import Lab
 from coursekit.reference import apply_edits
 
 

@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 
 from autograder.build import index_of
-from autograder.labs import Lab, find, solution_source
+from autograder.lab_model import solution_source
+from autograder.labs import Lab, find
 from autograder.paths import root, use_own_programs
 from autograder.references import references
 from autograder.split import Terms, defined, run

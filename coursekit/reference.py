@@ -77,15 +77,33 @@ def solved_path(lab: str) -> Path:
     Raises:
         LookupError: if there is no such lab.
     """
-    match = re.fullmatch(r"(ch\d\d)/(lab\d\d)", lab)
     course = os.environ.get("COURSE_ROOT")
     root = Path(course) / "coursekit" / "solved" if course else Path(__file__).parent / "solved"
-    found = sorted(root.glob(f"{match[1]}_*/{match[2]}_*.py")) if match else []
-    if len(found) != 1:
+    found = locate(root, lab)
+    if found is None:
         raise LookupError(
             f"no lab {lab!r} in coursekit.solved; an id looks like 'ch01/lab03', and `course labs` lists them"
         )
-    return found[0]
+    return found
+
+
+def lab_id(path: Path) -> str:
+    """The id of a lab from its file's place: ``ch01/lab03`` for ch01_attention/lab03_multihead.py."""
+    chapter = path.parent.name
+    return f"{chapter}/{path.stem}" if chapter == "capstone" else f"{chapter[:4]}/{path.stem[:5]}"
+
+
+def locate(folder: Path, lab: str) -> Path | None:
+    """The Python file of a lab's id below a folder of chapters, or None where there is not exactly one."""
+    numbered = re.fullmatch(r"(ch\d\d)/(lab\d\d)", lab)
+    if numbered:
+        pattern = f"{numbered[1]}_*/{numbered[2]}_*.py"
+    elif re.fullmatch(r"capstone/[a-z]\w*", lab):
+        pattern = f"{lab}.py"
+    else:
+        return None
+    found = list(folder.glob(pattern))
+    return found[0] if len(found) == 1 else None
 
 
 def being_graded() -> bool:

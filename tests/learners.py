@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autograder.labs import find, solution_source
+from autograder.lab_model import solution_source
+from autograder.labs import find
 
 LAB = "ch90/lab01"
 CHAPTER = "ch90_example"

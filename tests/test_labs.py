@@ -280,3 +280,23 @@ def test_two_files_with_one_id_are_refused(tmp_path, name):
 def test_an_unknown_id_lists_the_labs_there_are(tiny_course, lab_id):
     with pytest.raises(LookupError, match="the labs are ch90/lab01"):
         labs.find(lab_id)
+
+
+def test_the_capstone_is_a_lab_that_closes_chapter_four(tiny_course):
+    sources = tiny_course / "source_solutions"
+    text = (sources / "ch90_example" / "lab01_ema.py").read_text(encoding="utf-8")
+    for chapter, stem, name in (
+        ("capstone", "mini_gpt", "capstone/mini_gpt"),
+        ("ch04_training", "lab06_lora", "ch04/lab06"),
+        ("ch05_linear", "lab01_cost", "ch05/lab01"),
+    ):
+        (sources / chapter).mkdir()
+        (sources / chapter / f"{stem}.py").write_text(text.replace("ch90/lab01", name), encoding="utf-8")
+    found = [lab.id for lab in labs.catalog(tiny_course)]
+    assert found == ["ch04/lab06", "capstone/mini_gpt", "ch05/lab01", "ch90/lab01"]
+    lab = labs.find("capstone/mini_gpt", tiny_course)
+    assert (lab.chapter, lab.stem) == ("capstone", "mini_gpt")
+    with pytest.raises(LookupError, match="capstone/mini_gpt"):
+        labs.find("capstone/other", tiny_course)
+    with pytest.raises(LookupError):
+        labs.find("capstone/..", tiny_course)

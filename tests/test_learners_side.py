@@ -8,7 +8,8 @@ import pytest
 
 from autograder import labs
 from autograder.build import index, source_notebook
-from autograder.labs import LabError, solution_source
+from autograder.lab_model import solution_source
+from autograder.labs import LabError
 from autograder.split import Terms, defined
 from autograder.verdict import judge
 from autograder.warm import Zygote

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from autograder.labs import solution_source
+from autograder.lab_model import solution_source
 from autograder.mutate import mutants
 
 FUNCTION = '''

@@ -10,7 +10,8 @@ import pytest
 from autograder import verdict as engine
 from autograder.build import index_of
 from autograder.execute import MAX_DATA, MAX_OUTPUT
-from autograder.labs import find, solution_source
+from autograder.lab_model import solution_source
+from autograder.labs import find
 from autograder.verdict import judge
 from coursekit.reference import apply_edits
 from tests import learners

@@ -8,7 +8,7 @@ import pytest
 
 from autograder import gates, policy
 from autograder.build import index, source_notebook
-from autograder.labs import solution_source
+from autograder.lab_model import solution_source
 from autograder.setup_cell import setup_cell
 from autograder.verdict import judge
 from tests.conftest import ROOT

@@ -10,7 +10,7 @@ import json
 import pytest
 
 from autograder import split
-from autograder.labs import solution_source
+from autograder.lab_model import solution_source
 from autograder.references import references
 from autograder.verdict import NOTEBOOK_SECONDS, judge
 from autograder.warm import Zygote

@@ -23,7 +23,8 @@ from nbgrader.api import Gradebook
 import coursekit
 from autograder import classroom
 from autograder.build import build
-from autograder.labs import find, solution_source
+from autograder.lab_model import solution_source
+from autograder.labs import find
 from autograder.limits import Limits
 from autograder.pool import LocalPool
 from autograder.task import Task
