@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import tempfile
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from autograder.catalog_pages import lab_number
 from autograder.lab_check import CHECK_IMPORT
 from autograder.lab_model import TEXT, Lab, solution_source
 from autograder.setup_cell import setup_cell
-from coursekit.reference import load
+from coursekit import reference
 
 #: Given and plain cells with more lines are folded: they draw and prepare, and a click shows them.
 FOLD_LINES = 20
@@ -66,7 +67,7 @@ def build(root: Path | None = None, *, check: bool = False) -> Report:
             _synchronise(fresh / folder, root / folder, root, report, check)
         if (root / "README.md").is_file():
             _replace(root / "README.md", readme.with_chapters(root).encode(), root, report, check)
-    load.cache_clear()
+    reference.load.cache_clear()
     return report
 
 
@@ -126,6 +127,7 @@ def index(lab: Lab, notebook: dict[str, Any]) -> dict[str, Any]:
     exercises = [
         {
             "name": cell.name,
+            "defines": reference.defined_names(cell.source),
             "forbid": cell.options.get("forbid", []),
             "points": sum(t.options["points"] for t in lab.tests(cell.name)),
         }
@@ -217,6 +219,7 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
     metadata: dict[str, Any] = {"tags": cell.options["tags"]} if "tags" in cell.options else {}
     if cell.kind == "exercise":
         marks = _marks(cell.name, solution=True)
+        source = _forbidden(cell) + source
     elif cell.kind == "test":
         counts[cell.name] = counts.get(cell.name, 0) + 1
         suffix = f"_{counts[cell.name]}" if counts[cell.name] > 1 else ""
@@ -247,6 +250,14 @@ def _notebook_cell(lab: Lab, cell: labs.Cell, counts: dict[str, int], used: set[
             metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
             metadata["tags"] = [*metadata.get("tags", []), "hide-input"]
     return result | {"source": source}
+
+
+def _forbidden(cell: labs.Cell) -> str:
+    """What learners are told of the calls that would do an exercise's work for them."""
+    if not cell.options.get("forbid"):
+        return ""
+    said = f"Yours to build, without the library's: {', '.join(cell.options['forbid'])}"
+    return textwrap.fill(said, 110, initial_indent="# ", subsequent_indent="#     ", break_on_hyphens=False) + "\n"
 
 
 def _marks(grade_id: str, *, grade: bool = False, locked: bool = False, solution: bool = False) -> dict[str, Any]:

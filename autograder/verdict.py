@@ -161,7 +161,7 @@ def judge(
     exercises = [_exercise(index, exercise, restored, reports, text, seconds) for exercise in index["exercises"]]
     flags += text.flags_of_own_cells()
     _add_finds(exercises, flags, ran.get("finds", []))
-    _point_at_the_first(exercises, restored)
+    _point_at_the_first(index, exercises, restored)
     usage = {key: ran[key] for key in ("seconds", "peak_mebibytes", "connections")}
     return Verdict(index["lab"], "graded", exercises, flags, restored.cells, **usage)
 
@@ -217,22 +217,34 @@ def _exercise(
             # A learner's exception may hold what a terminal obeys.
             result.message = "".join(letter if letter.isprintable() else " " for letter in message)
         errors += [error] if error else []
-    # Only a mistake that explains every failing test is the cause.
-    agreed = [s for s in errors[0]["mistakes"] if all(s in other["mistakes"] for other in errors)] if errors else []
-    result.mistake = agreed[0] if agreed else None
+    result.mistake = _cause([error["mistakes"] for error in errors])
     return result
 
 
-def _point_at_the_first(exercises: list[Exercise], restored: restore.Restored) -> None:
-    """An exercise that uses an earlier one fails with it: say which to mend first."""
+def _cause(found: list[list[str]]) -> str | None:
+    """One mistake that explains every failing test; or one for each of them, where two things are wrong."""
+    agreed = [sentence for sentence in found[0] if all(sentence in other for other in found)] if found else []
+    if agreed:
+        return agreed[0]
+    if found and all(found):
+        return "; and, in another test, when ".join(dict.fromkeys(sentences[0] for sentences in found))
+    return None
+
+
+def _point_at_the_first(index: dict[str, Any], exercises: list[Exercise], restored: restore.Restored) -> None:
+    """An exercise that uses earlier ones fails with them: say which to mend first."""
+    defines = {exercise["name"]: exercise["defines"] for exercise in index["exercises"]}
     for position, exercise in enumerate(exercises):
-        if exercise.status not in ("failed", "error") or exercise.mistake:
+        if exercise.status not in ("failed", "error"):
             continue
         own = [c["source"] for c in restored.cells if c["kind"] == "exercise" and c["exercise"] == exercise.id]
         words = set(re.findall(r"\w+", "\n".join(own)))
-        broken = [earlier.id for earlier in exercises[:position] if earlier.status != "passed" and earlier.id in words]
-        if broken:
-            exercise.message += f" It uses {broken[0]}, which does not pass yet: mend that first."
+        for earlier in exercises[:position]:
+            used = [name for name in defines[earlier.id] if name in words]
+            if earlier.status != "passed" and used:
+                end = "" if exercise.message.endswith((".", "!", "?")) else "."
+                what = f"the exercise {earlier.id} does not pass yet: mend that first."
+                exercise.message += f"{end} It uses {' and '.join(used)}, and {what}"
 
 
 def _tests(index: dict[str, Any], exercise: str) -> list[dict[str, Any]]:

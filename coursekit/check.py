@@ -230,7 +230,8 @@ def gradients(
                 f"no gradient reaches input {index + 1}",
                 "Look for .detach(), .item(), .data, torch.no_grad() or a new tensor built from numbers.",
             )
-        close(got, want, f"{what} (gradient of input {index + 1})", atol=atol, rtol=rtol)
+        which = f"(gradient of input {index + 1}; the outputs are weighted with fixed random numbers)"
+        close(got, want, f"{what} {which}", atol=atol, rtol=rtol)
 
 
 def _input_gradients(function, inputs, what) -> list[torch.Tensor | None]:

@@ -384,10 +384,20 @@ def test_every_relative_link_of_a_released_lab_names_a_file_of_the_tree(path):
 def test_the_index_is_built_again_when_the_source_changes(course):
     before = index_of(LAB, course)
     assert before["exercises"] == [
-        {"name": "ema", "forbid": ["scipy.signal.lfilter", "cumsum"], "points": 4},
-        {"name": "steps_to", "forbid": [], "points": 1},
+        {"name": "ema", "defines": ["ema"], "forbid": ["scipy.signal.lfilter", "cumsum"], "points": 4},
+        {"name": "steps_to", "defines": ["steps_to"], "forbid": [], "points": 1},
     ]
     edit(course / SOURCE, '# %% test="steps_to" points=1', '# %% test="steps_to" points=3')
     assert index_of(LAB, course)["exercises"][1]["points"] == 3
     with pytest.raises(LookupError, match="the labs are ch90/lab01"):
         index_of("ch90/lab02", course)
+
+
+def test_learners_are_told_what_would_do_the_work_for_them(built_course):
+    text = (built_course / "release" / "ch90_example" / "lab01_ema.ipynb").read_text(encoding="utf-8")
+    cells = [cell for cell in json.loads(text)["cells"] if cell["metadata"].get("nbgrader", {}).get("solution")]
+    first, second = ("".join(cell["source"]) for cell in cells)
+    said = first[: first.index("def ema")]
+    assert all(line.startswith("#") for line in said.splitlines())
+    assert "scipy.signal.lfilter, cumsum" in said
+    assert second.startswith("def steps_to")

@@ -12,7 +12,7 @@ from autograder.build import index_of
 from autograder.execute import MAX_DATA, MAX_OUTPUT
 from autograder.lab_model import solution_source
 from autograder.labs import find
-from autograder.verdict import judge
+from autograder.verdict import _cause, judge
 from coursekit.reference import apply_edits
 from tests import learners
 
@@ -343,5 +343,21 @@ def test_an_exercise_that_uses_a_failing_one_says_which_to_mend_first(grade, rig
     assert chained != right["steps_to"]
     wrong = grade({"ema": EMA + "return x * 0", "steps_to": chained})
     assert wrong.exercises[1].status == "failed"
-    assert wrong.exercises[1].message.endswith("It uses ema, which does not pass yet: mend that first.")
+    assert wrong.exercises[1].message.endswith(
+        ". It uses ema, and the exercise ema does not pass yet: mend that first."
+    )
     assert "mend that first" not in grade(right | {"steps_to": chained}).exercises[1].message
+
+
+@pytest.mark.parametrize(
+    ("found", "cause"),
+    [
+        ([], None),
+        ([["a", "b"], ["b"]], "b"),
+        ([["a"], ["a"]], "a"),
+        ([["a"], []], None),
+        ([["a", "c"], ["b"]], "a; and, in another test, when b"),
+    ],
+)
+def test_the_cause_explains_every_test_or_each_test_has_its_own(found, cause):
+    assert _cause(found) == cause

@@ -619,7 +619,9 @@ again, another = (
     MultiHeadAttention(d_model, 3, seed=6).state_dict(),
 )
 for name, w in state.items():
-    check.equal(again[name], w, f"the same seed gives the same {name}")
+    check.equal(
+        again[name], w, f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+    )
     check.that(not torch.equal(another[name], w), f"another seed gives another {name}")
 default, zero = MultiHeadAttention(12, 3).state_dict(), MultiHeadAttention(12, 3, 0).state_dict()
 check.equal(default["w_q"], zero["w_q"], "the seed is 0 where it is left out")

@@ -322,7 +322,7 @@ class LayerNorm(nn.Module):
 
         Returns:
             A new tensor of x's shape and dtype; x itself is left as it is. A token whose features are all equal gives
-            the bias.
+            the bias, if eps is positive.
 
         Raises:
             ValueError: if the last axis of x does not have d_model features. (Broadcasting would hide some such cases.)
@@ -375,6 +375,12 @@ check.close(
     "[2, 4, 5, 6, 8] with eps = 5: the variance is 4, and the root of 4 + 5 is 3",
 )
 layer = LayerNorm(5, eps=0.0)
+check.equal(
+    sorted(layer.state_dict()),
+    ["bias", "weight"],
+    "the names of the parameters",
+    hint="Name the two vectors weight and bias, and wrap each in nn.Parameter.",
+)
 layer.load_state_dict({"weight": torch.tensor([1.0, 2, 3, 4, 5]), "bias": torch.tensor([5.0, 4, 3, 2, 1])})
 check.close(
     layer(token),
@@ -609,10 +615,10 @@ class LayerNorm(nn.Module):
 # pictures do not have: sequences have different lengths, and the short ones are filled up with padding. Padding must
 # not count.
 #
-# *Difficulty 2 of 5 · 10 minutes · 3 points*
+# *Difficulty 2 of 5 · 15 minutes · 3 points*
 
 
-# %% exercise="batch_norm" difficulty=2 minutes=10 forbid=["batch_norm", "native_batch_norm", "BatchNorm1d", "BatchNorm2d", "instance_norm"]
+# %% exercise="batch_norm" difficulty=2 minutes=15 forbid=["batch_norm", "native_batch_norm", "BatchNorm1d", "BatchNorm2d", "instance_norm"]
 def batch_norm(x: torch.Tensor, eps: float = 1e-5, real: torch.Tensor | None = None) -> torch.Tensor:
     """Normalise every feature by its mean and biased variance over all real tokens of the batch; no parameters.
 
@@ -623,8 +629,8 @@ def batch_norm(x: torch.Tensor, eps: float = 1e-5, real: torch.Tensor | None = N
 
     Returns:
         Tensor of x's shape and dtype: ``(x - mean) / sqrt(var + eps)`` with a mean (d,) and a variance (d,), the same
-        for all sequences and positions. Both are taken over the real tokens only, whatever stands in the padding. At
-        padding the result is zero; where nothing is real, it is zero everywhere.
+        for all sequences and positions. Both are taken over the real tokens only, whatever finite numbers stand in the
+        padding. At padding the result is zero; where nothing is real, it is zero everywhere.
 
     Source: Ioffe and Szegedy, Batch Normalization, 2015, algorithm 1 (without the learned scale and shift).
     """
@@ -794,7 +800,8 @@ def batch_norm(x, eps=1e-5, real=None):
 # ## Exercise 4 · `influence`
 #
 # Who can change a token's result? Ask autograd. The output of one token is a vector, and so is the input of any other,
-# so the answer for each pair is a matrix of derivatives. `influence` sums it up in one number: the size of that matrix.
+# so the answer for each pair is a matrix of derivatives. `influence` sums it up in one number: the size of that matrix
+# (its Frobenius norm, the root of the sum of its squared entries).
 # Where the number is zero, the one token cannot reach the other at all.
 #
 # *Difficulty 3 of 5 · 15 minutes · 3 points*
@@ -1024,10 +1031,13 @@ from torch.nn import functional as F
 
 x = torch.tensor([[[2.0, 4, 5, 6, 8], [20, 40, 50, 60, 80]]])
 grad = torch.tensor([[[10.0, 0, 0, 0, 0], [0, 0, 0, 10, 0]]])
-found = layer_norm_backward(grad, x, torch.ones(5), eps=0.0)
-wanted = torch.tensor([[[1.75, -1.75, -1, -0.25, 1.25], [-0.025, -0.075, -0.1, 0.375, -0.175]]])
+found = layer_norm_backward(grad, x, torch.tensor([1.0, 1, 1, 2, 1]), eps=0.0)
+wanted = torch.tensor([[[1.75, -1.75, -1, -0.25, 1.25], [-0.05, -0.15, -0.2, 0.75, -0.35]]])
 check.close(
-    found[0], wanted, "grad_x by hand: the first token's means are 2 and -3, its root is 2; the second's 2, 1 and 20"
+    found[0],
+    wanted,
+    "grad_x by hand. First token: mean of g 2, mean of g times the normalised token -3, root 2. "
+    "Second token, whose g is 20 because of the weight: 4, 2 and 20",
 )
 check.close(
     found[1], torch.tensor([-15.0, 0, 0, 5, 0]), "grad_weight: gradient times normalised token, over both tokens"
@@ -1267,7 +1277,8 @@ plt.show()
 # token into `batch_norm` and look.)
 #
 # Libraries answer with running averages: in evaluation BatchNorm uses the mean and variance that it has collected while
-# training. Which two things would you then have to keep in step that a layer norm does not even have? And which
+# training. A batch norm then has two sets of statistics, those of the batch in training and the collected ones in
+# evaluation. What happens if the texts in use are unlike those in training? And which
 # statistics would you use for position 500 if most training sequences were shorter than 400?
 #
 # ## Common mistakes
@@ -1284,7 +1295,7 @@ plt.show()
 # - **The wrong axes.** `nn.LayerNorm((T, d))` normalises whole sequences. The first token then knows how loud
 #   the last one is, and a model that should not see the future does.
 # - **Normalising in place.** `x -= mean` overwrites the token that the block will add the result to. The sum is then that of
-#   a centred token, in every block, and autograd finds nothing wrong with it.
+#   a centred token, in every block, and depending on the order of your lines autograd finds nothing wrong with it.
 # - **The scale before the norm.** A common factor of the weight is normalised away, and its gradient in that direction is
 #   zero.
 #

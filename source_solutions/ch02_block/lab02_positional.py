@@ -1,7 +1,7 @@
 # ---
 # title: Positions
 # lab: ch02/lab02
-# minutes: 100
+# minutes: 110
 # difficulty: 3
 # hardware: cpu
 # needs: [ch01/lab01]
@@ -47,8 +47,8 @@
 # | `x` | `(B, T, d_model)` | tokens; in RoPE `(..., T, d_k)`, the queries or the keys |
 # | `table` | `(T, d_model)` | one row for each position |
 # | `positions` | `(T,)` or `(B, T)` | where each token stands; it need not begin at 0 |
-# | `cos`, `sin` | `(T, d_k / 2)` | of the angle of every position and pair |
-# | `q` | `(B, H, T_q, d_k)` | queries, one head an axis of its own as in Lab 1.3 |
+# | `cos`, `sin` | `(T, d_k / 2)`, or `(B, T, d_k / 2)` where positions are `(B, T)` | of the angle of every position and pair |
+# | `q` | `(B, H, T_q, d_k)` | queries; the heads have an axis of their own, as in Lab 1.3 |
 # | `k` | `(B, H, T_k, d_k)` | keys |
 # | `v` | `(B, H, T_k, d_v)` | values |
 #
@@ -350,6 +350,12 @@ from coursekit import check
 import torch
 
 module = LearnedPositions(4, 2)
+check.equal(
+    sorted(module.state_dict()),
+    ["table"],
+    "the names of the parameters",
+    hint="The table itself is the nn.Parameter. nn.Embedding would call it table.weight.",
+)
 module.load_state_dict({"table": torch.tensor([[0.0, 0.0], [10.0, 100.0], [20.0, 200.0], [30.0, 300.0]])})
 two_sequences = torch.tensor([[[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], [[4.0, 4.0], [5.0, 5.0], [6.0, 6.0]]])
 check.close(
@@ -415,7 +421,12 @@ check.close(float(table.std() / 0.02), 1.0, "the standard deviation of the first
 check.close(float(table.mean() / 0.02), 0.0, "the mean of the first table, divided by 0.02", atol=0.04)
 overlap = table @ table.T / (256 * 0.02**2)
 check.that((overlap - torch.diag(overlap.diag())).abs().max() < 0.6, "the rows of the first table are independent")
-check.equal(LearnedPositions(100, 256, seed=5).state_dict()["table"], table, "the same seed gives the same table")
+check.equal(
+    LearnedPositions(100, 256, seed=5).state_dict()["table"],
+    table,
+    "the same seed gives the same table",
+    hint="Draw from torch.Generator().manual_seed(seed).",
+)
 check.that(
     not torch.equal(LearnedPositions(100, 256, seed=6).state_dict()["table"], table), "another seed gives another table"
 )
@@ -515,8 +526,8 @@ class LearnedPositions(nn.Module):
 #
 # Write it for both customs: `apply_rope` for half-split pairs, which the rest of the course uses, and
 # `apply_rope_interleaved` for neighbours. If you like complex numbers, $a + b\,\mathrm{i}$ times
-# $\cos\varphi + \mathrm{i} \sin\varphi$ is the same turn. Then write `pair_permutation`, the order of features that takes one custom to
-# the other. A small case: the token `[1, 2, 3, 4]`, its pair 0 turned by 90 degrees and its pair 1 by 180. Half-split
+# $\cos\varphi + \mathrm{i} \sin\varphi$ is the same turn. Then write `pair_permutation`, the order of features that makes
+# half-split pairs out of neighbours. A small case: the token `[1, 2, 3, 4]`, its pair 0 turned by 90 degrees and its pair 1 by 180. Half-split
 # gives `[-3, -2, 1, -4]`, interleaved gives `[-2, 1, -3, -4]`.
 #
 # *Difficulty 3 of 5 · 25 minutes · 6 points*
@@ -601,7 +612,7 @@ tokens = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
 check.close(
     apply_rope(tokens, cos, sin),
     torch.tensor([[1.0, 2.0, 3.0, 4.0], [-3.0, -2.0, 1.0, -4.0]]),
-    "token 0 is not turned; token 1 has pair (1, 3) turned by 90 degrees and pair (2, 4) by 180",
+    "token 0 is not turned; token 1: the values 1 and 3 are a pair and turned by 90 degrees, 2 and 4 by 180",
 )
 check.raises(ValueError, lambda: apply_rope(torch.zeros(2, 6), cos, sin), "six features, and tables for two pairs")
 ### BEGIN HIDDEN TESTS
@@ -682,9 +693,16 @@ tokens = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
 check.close(
     apply_rope_interleaved(tokens, cos, sin),
     torch.tensor([[1.0, 2.0, 3.0, 4.0], [-2.0, 1.0, -3.0, -4.0]]),
-    "token 0 is not turned; token 1 has pair (1, 2) turned by 90 degrees and pair (3, 4) by 180",
+    "token 0 is not turned; token 1: the values 1 and 2 are a pair and turned by 90 degrees, 3 and 4 by 180",
 )
 check.equal(pair_permutation(2), torch.tensor([0, 1]), "with one pair there is nothing to move")
+six, order = torch.tensor([[1.0, 2, 3, 4, 5, 6]]), pair_permutation(6)
+cos, sin = torch.tensor([[0.6, 0.0, -1.0]]), torch.tensor([[0.8, 1.0, 0.0]])
+check.close(
+    apply_rope(six[:, order], cos, sin),
+    apply_rope_interleaved(six, cos, sin)[:, order],
+    "six features: put in order and turned half-split, or turned as neighbours and then put in order",
+)
 check.raises(ValueError, lambda: pair_permutation(5), "five features do not make pairs")
 ### BEGIN HIDDEN TESTS
 
@@ -707,7 +725,7 @@ for batch, n_heads, length, d_k in ((3, 2, 63, 60), (1, 1, 1, 2), (4, 4, 4, 8), 
     result, case = apply_rope_interleaved(x, cos, sin), f"B={batch}, H={n_heads}, T={length}, d_k={d_k}"
     check.close(result, turned(x, cos, sin).float(), f"{case}: neighbours as complex numbers, multiplied in float64")
     order = pair_permutation(d_k)
-    check.equal(order, torch.cat([torch.arange(0, d_k, 2), torch.arange(1, d_k, 2)]), f"the order for d_k={d_k}")
+    check.equal(order, torch.cat([torch.arange(0, d_k, 2), torch.arange(1, d_k, 2)]), f"pair_permutation({d_k})")
     check.close(
         apply_rope(x[..., order], cos, sin), result[..., order], f"{case}: one custom, in the order of the other"
     )
@@ -881,8 +899,9 @@ def pair_permutation(d_k):
 # float32 number near 75,000 has neighbours 0.008 apart, so an angle of that size is already blurred before its cosine is taken.
 # Compute the angles in float64 and round the tables.
 #
-# Then stretch. A model that was trained on 2,048 tokens has never seen the angles of position 8,000. *Linear* scaling by a
-# factor $s$ divides the positions by $s$, so that all angles are old ones; neighbours become harder to tell apart.
+# Then stretch. A model that was trained on 2,048 tokens has seen every angle of the fast pairs, but not the angles that
+# the slow pairs reach at position 8,000. *Linear* scaling by a factor $s$ divides the positions by $s$, so that all
+# angles lie in the old range; neighbours become harder to tell apart.
 # *NTK-aware* scaling leaves the positions alone and raises the base to $\text{base} \cdot s^{\,d_k / (d_k - 2)}$. Insert it in $\theta_i$ for the
 # first pair and for the last one, and you see what the strange exponent is for.
 #
@@ -1088,7 +1107,7 @@ for name in ("linear", "ntk"):
         check.raises(
             ValueError,
             lambda name=name, factor=factor: rope_tables(far, 8, scaling=(name, factor)),
-            f"{name} by {factor}",
+            f"scaling ({name!r}, {factor}): a factor below 1",
         )
 check.close(
     rope_tables(far, 2, scaling=("linear", 2.0)),
@@ -1554,7 +1573,7 @@ figure.show()
 #   and lengths are right, scores depend on the distance, the text that comes out is noise. Compare with a reference in
 #   values; nothing else shows it. A test with `d_k = 4` may not either: the permutation of four features is its own inverse.
 # - **Turned the other way.** With a minus where the plus belongs, scores still depend on the distance alone, and
-#   a model trains as well as before. It only disagrees with every model that exists.
+#   a model trains as well as before. It only disagrees with weights that were trained the usual way.
 # - **Positions counted from 0 in every call.** Right for whole sequences, and so for all of training. With a cache, the new
 #   token is told that it is the first one. The text derails after the first generated token.
 # - **A `(B, T, d_k / 2)` table beside `(B, H, T, d_k / 2)`.** Broadcasting lines up the batch with the heads. With as many

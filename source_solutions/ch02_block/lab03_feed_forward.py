@@ -1,7 +1,7 @@
 # ---
 # title: The feed-forward network
 # lab: ch02/lab03
-# minutes: 75
+# minutes: 90
 # difficulty: 3
 # hardware: cpu
 # needs: [ch01/lab03]
@@ -31,7 +31,7 @@
 #
 # The bend has changed over the years. ReLU has a corner; GELU and SiLU are smooth. In newer models the network has a
 # third matrix: one product is bent and then *multiplied* with another. That is SwiGLU, and it can do something that no
-# sum of bends can: multiply two features exactly. You will build all of them, move weights over from real
+# sum of these bends can: multiply two features exactly. You will build all of them, move weights over from real
 # implementations, and count which part of a model holds most of its parameters.
 #
 # The curves with their derivatives, and why each replaced the one before, are on the page [The feed-forward
@@ -60,8 +60,8 @@ from torch import nn
 # ## A picture
 #
 # Why expand? With one feature going in and ReLU as the bend, each hidden unit adds one corner to the output, at the
-# place where its product with the input passes zero. Below, the corners are spread evenly and the best `w_out` and
-# `b_out` for a sine wave are computed by least squares. Move the slider: the only thing that changes is `d_ff`.
+# place where `x * w_in + b_in` passes zero. Below, the corners are spread evenly and the best `w_out` and
+# `b_out` for a sine wave are computed by least squares. Move the slider: the only thing that you change is `d_ff`.
 
 # %%
 import plotly.graph_objects as go
@@ -132,7 +132,7 @@ figure.show()
 
 # %% exercise="relu" difficulty=1 minutes=10 forbid=["relu", "relu_", "silu", "ReLU", "SiLU"]
 def relu(x: torch.Tensor) -> torch.Tensor:
-    """The rectifier: x where x is positive, 0 where it is not.
+    """The rectifier of finite numbers: x where x is positive, 0 where it is not.
 
     Args:
         x: tensor of any shape, floating point. It is not changed.
@@ -620,6 +620,12 @@ import torch
 
 # The network of "The idea", which sorts two features.
 sort = FeedForward(2, 4, activation="relu")
+check.equal(
+    sorted(sort.state_dict()),
+    ["b_in", "b_out", "w_in", "w_out"],
+    "the names of the parameters",
+    hint="Each is an nn.Parameter of the module itself, with the name that the docstring gives.",
+)
 sort.load_state_dict(
     {
         "w_in": torch.tensor([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, -1.0]]),
@@ -815,7 +821,12 @@ for what, other in (("", state["w_out"].reshape(d_model, d_ff)), (", transposed"
     )
 again, another = (FeedForward(d_model, d_ff, seed=seed).state_dict() for seed in (5, 6))
 for name in ("w_in", "w_out"):
-    check.equal(again[name], state[name], f"the same seed gives the same {name}")
+    check.equal(
+        again[name],
+        state[name],
+        f"the same seed gives the same {name}",
+        hint="Draw from torch.Generator().manual_seed(seed).",
+    )
     check.that(not torch.equal(another[name], state[name]), f"another seed gives another {name}")
 default, zero = FeedForward(12, 20).state_dict(), FeedForward(12, 20, "gelu_tanh", 0).state_dict()
 check.equal(default["w_in"], zero["w_in"], "the seed is 0 where it is left out")
@@ -1018,7 +1029,7 @@ class FeedForward(nn.Module):
 
 # %% exercise="SwiGLU" difficulty=3 minutes=20 forbid=["Linear", "glu", "GLU"]
 def swiglu_hidden(d_model: int, multiple_of: int = 256) -> int:
-    """The number of hidden units that gives SwiGLU as many parameters as two matrices with 4 * d_model, or a few more.
+    """The number of hidden units that gives SwiGLU as many parameters as two matrices with 4 * d_model, or more: the rounding.
 
     Args:
         d_model: features of a token, at least 1.
@@ -1132,6 +1143,12 @@ from coursekit import check
 import torch
 
 one = SwiGLU(1, 1)
+check.equal(
+    sorted(one.state_dict()),
+    ["w_down", "w_gate", "w_up"],
+    "the names of the parameters",
+    hint="Each is an nn.Parameter of the module itself, with the name that the docstring gives.",
+)
 one.load_state_dict({"w_gate": torch.tensor([[1.0]]), "w_up": torch.tensor([[-1.0]]), "w_down": torch.tensor([[0.75]])})
 check.close(
     one(torch.tensor([[-2.0]])),
@@ -1260,7 +1277,12 @@ for what, (one, other) in pairs.items():
     )
 again, another = (SwiGLU(d_model, d_ff, seed=seed).state_dict() for seed in (5, 6))
 for name in ("w_gate", "w_up", "w_down"):
-    check.equal(again[name], state[name], f"the same seed gives the same {name}")
+    check.equal(
+        again[name],
+        state[name],
+        f"the same seed gives the same {name}",
+        hint="Draw from torch.Generator().manual_seed(seed).",
+    )
     check.that(not torch.equal(another[name], state[name]), f"another seed gives another {name}")
 check.equal(
     SwiGLU(12, 20).state_dict()["w_up"], SwiGLU(12, 20, 0).state_dict()["w_up"], "the seed is 0 where it is left out"
@@ -1624,6 +1646,10 @@ def parameter_shares(d_model, d_ff, n_layers, vocab_size, context=0, gated=False
         "wide * d_ff + d_model",
         "(wide + 1) * d_ff",
     ),
+    "the gate's bias is forgotten: two products end in d_ff, and one bias of that length is counted": (
+        "wide * d_ff + d_model",
+        "d_ff + d_model",
+    ),
     "only the bias of the first feed-forward matrix is counted": ("wide * d_ff + d_model", "wide * d_ff"),
     "the biases of attention are not counted": ("        attention += 4 * d_model\n", ""),
     "the biases of the norms are not counted": ("        norm += d_model\n", ""),
@@ -1790,6 +1816,6 @@ figure.show()
 #   `w_in` says when a unit speaks, the row of `w_out` what it says. Train a tiny network on a job of your own and read a
 #   few units. (Mor Geva, Roei Schuster, Jonathan Berant, Omer Levy, Transformer Feed-Forward Layers Are Key-Value Memories, 2021.)
 # - **Other bends.** Add `relu(x) ** 2` to `FeedForward` and run the comparison again. It was found by a search over
-#   programs. (David So and others, Primer: Searching for Efficient Transformers for Language Modeling, 2021.)
+#   programs. With this one a network without a gate can multiply exactly. How? (David So and others, Primer: Searching for Efficient Transformers for Language Modeling, 2021.)
 # - **Digits lost.** In float32, compute `gelu(torch.tensor(-6.0))` and compare with float64. Where did the value go? PyTorch has
 #   `torch.special.erfc`: does it help, and would a model care?

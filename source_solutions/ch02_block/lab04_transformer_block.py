@@ -446,7 +446,12 @@ for one, other in ("qk", "qv", "qo", "kv", "ko", "vo"):
     check.close(correlation, 0.0, f"the first w_{one} and w_{other} are independent (their correlation)", atol=0.05)
 again, another = (CausalSelfAttention(d_model, 3, seed=seed).state_dict() for seed in (5, 6))
 for name in "qkvo":
-    check.equal(again[f"w_{name}"], state[f"w_{name}"], f"the same seed gives the same w_{name}")
+    check.equal(
+        again[f"w_{name}"],
+        state[f"w_{name}"],
+        f"the same seed gives the same w_{name}",
+        hint="Draw from torch.Generator().manual_seed(seed).",
+    )
     check.that(not torch.equal(another[f"w_{name}"], state[f"w_{name}"]), f"another seed gives another w_{name}")
 default, zero = CausalSelfAttention(12, 3).state_dict(), CausalSelfAttention(12, 3, 0).state_dict()
 check.equal(default["w_q"], zero["w_q"], "the seed is 0 where it is left out")
@@ -987,7 +992,12 @@ state = Block(BlockConfig(16, 2, 48, seed=3)).state_dict()
 again = Block(BlockConfig(16, 2, 48, seed=3)).state_dict()
 for name, value in state.items():
     check.equal(str(value.dtype), "torch.float32", f"the dtype of {name}")
-    check.equal(again[name], value, f"the same seed gives the same {name}")
+    check.equal(
+        again[name],
+        value,
+        f"the same seed gives the same {name}",
+        hint="Draw from torch.Generator().manual_seed(seed).",
+    )
 
 
 def matrices(seed):

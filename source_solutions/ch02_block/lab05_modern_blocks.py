@@ -816,7 +816,9 @@ for one, other in (("w_q", "w_k"), ("w_q", "w_v"), ("w_q", "w_o"), ("w_k", "w_v"
 again = GroupedQueryAttention(d_model, 6, 3, seed=5).state_dict()
 another = GroupedQueryAttention(d_model, 6, 3, seed=6).state_dict()
 for name, w in first.items():
-    check.equal(again[name], w, f"the same seed gives the same {name}")
+    check.equal(
+        again[name], w, f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+    )
     check.that(not torch.equal(another[name], w), f"another seed gives another {name}")
 default, zero = GroupedQueryAttention(12, 6, 2).state_dict(), GroupedQueryAttention(12, 6, 2, seed=0).state_dict()
 check.equal(default["w_q"], zero["w_q"], "the seed is 0 where it is left out")

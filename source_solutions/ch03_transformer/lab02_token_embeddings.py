@@ -1500,7 +1500,9 @@ shared = float((state["token_embedding"][:300] * state["position_embedding"]).me
 check.close(shared, 0.0, "the first tables are independent of each other (their correlation)", atol=0.05)
 again, another = TiedEmbedding(400, 300, 60, seed=5).state_dict(), TiedEmbedding(400, 300, 60, seed=6).state_dict()
 for name, w in state.items():
-    check.equal(again[name], w, f"the same seed gives the same {name}")
+    check.equal(
+        again[name], w, f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+    )
     check.that(not torch.equal(another[name], w), f"another seed gives another {name}")
 default, zero = TiedEmbedding(4, 3, 2).state_dict(), TiedEmbedding(4, 3, 2, 0).state_dict()
 check.equal(default["token_embedding"], zero["token_embedding"], "the seed is 0 where it is left out")

@@ -403,7 +403,9 @@ for name, w in five.items():
         check.that(not torch.equal(w, six[name]), f"another seed gives another {name}")
 initialise(another, 2, 5)
 for name, w in another.state_dict().items():
-    check.equal(w, five[name], f"the same seed gives the same {name}")
+    check.equal(
+        w, five[name], f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+    )
 wanted = zero.state_dict()
 for name, w in default.state_dict().items():
     check.equal(w, wanted[name], f"the seed is 0 where it is left out: {name}")
@@ -809,7 +811,12 @@ one, other = state["blocks.0.attention.w_q"], state["blocks.2.attention.w_q"]
 check.that(not torch.equal(one, other), "the first and the last block begin with different weights")
 again, another = (GPT(GPTConfig(**settings, seed=seed)).state_dict() for seed in (0, 1))
 for name in ("token_embedding", "position_embedding", "blocks.1.feed_forward.w_in", "blocks.2.attention.w_o"):
-    check.equal(again[name], state[name], f"the same seed gives the same {name}")
+    check.equal(
+        again[name],
+        state[name],
+        f"the same seed gives the same {name}",
+        hint="Draw from torch.Generator().manual_seed(seed).",
+    )
     check.that(not torch.equal(another[name], state[name]), f"another seed gives another {name}")
 model = GPT(GPTConfig(**settings))
 found = [getattr(model.config, name) for name in settings]

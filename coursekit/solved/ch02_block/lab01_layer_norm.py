@@ -114,7 +114,7 @@ class LayerNorm(nn.Module):
 
         Returns:
             A new tensor of x's shape and dtype; x itself is left as it is. A token whose features are all equal gives
-            the bias.
+            the bias, if eps is positive.
 
         Raises:
             ValueError: if the last axis of x does not have d_model features. (Broadcasting would hide some such cases.)
@@ -242,8 +242,8 @@ def batch_norm(x: torch.Tensor, eps: float = 1e-5, real: torch.Tensor | None = N
 
     Returns:
         Tensor of x's shape and dtype: ``(x - mean) / sqrt(var + eps)`` with a mean (d,) and a variance (d,), the same
-        for all sequences and positions. Both are taken over the real tokens only, whatever stands in the padding. At
-        padding the result is zero; where nothing is real, it is zero everywhere.
+        for all sequences and positions. Both are taken over the real tokens only, whatever finite numbers stand in the
+        padding. At padding the result is zero; where nothing is real, it is zero everywhere.
 
     Source: Ioffe and Szegedy, Batch Normalization, 2015, algorithm 1 (without the learned scale and shift).
     """

@@ -8,7 +8,7 @@ from torch import nn
 
 # %% exercise="relu"
 def relu(x: torch.Tensor) -> torch.Tensor:
-    """The rectifier: x where x is positive, 0 where it is not.
+    """The rectifier of finite numbers: x where x is positive, 0 where it is not.
 
     Args:
         x: tensor of any shape, floating point. It is not changed.
@@ -382,7 +382,7 @@ class FeedForward(nn.Module):
 
 # %% exercise="SwiGLU"
 def swiglu_hidden(d_model: int, multiple_of: int = 256) -> int:
-    """The number of hidden units that gives SwiGLU as many parameters as two matrices with 4 * d_model, or a few more.
+    """The number of hidden units that gives SwiGLU as many parameters as two matrices with 4 * d_model, or more: the rounding.
 
     Args:
         d_model: features of a token, at least 1.
@@ -622,6 +622,10 @@ def parameter_shares(
     "the biases of the feed-forward network are all counted as long as d_ff": (
         "wide * d_ff + d_model",
         "(wide + 1) * d_ff",
+    ),
+    "the gate's bias is forgotten: two products end in d_ff, and one bias of that length is counted": (
+        "wide * d_ff + d_model",
+        "d_ff + d_model",
     ),
     "only the bias of the first feed-forward matrix is counted": ("wide * d_ff + d_model", "wide * d_ff"),
     "the biases of attention are not counted": ("        attention += 4 * d_model\n", ""),
