@@ -273,7 +273,7 @@ def _explain(
     if missing and error["kind"] == "NameError":
         return "missing", "The cell of this exercise is not in the notebook. Take it from a fresh copy of the lab."
     if error["what"]:
-        return "failed", f"What: {error['what']}. Why: {error['why']}. Try: {error['hint']}"
+        return "failed", f"What: {error['what']}. Why: {error['why'].rstrip('.')}. Try: {error['hint']}"
     # The frames of the test itself are not among them (see `autograder.execute`), so what is left is the learner's.
     inside = [frame for frame in error["frames"] if frame["function"] != "<module>"]
     if error["kind"] == "AssertionError" and not inside:
@@ -281,5 +281,8 @@ def _explain(
     if not inside:
         said = f"{error['kind']}: {error['message'][:300]}"
         return "error", f"The check could not work with what your code gave it: {said}"
+    tail = ""
+    if error["kind"] == "NameError":
+        tail = " Only the given cells and your own are run here: what another cell imports, import in yours too."
     place = f"{inside[-1]['function']}, at the line `{inside[-1]['code']}`"
-    return "error", f"Your code raised {error['kind']} in {place}: {error['message'][:300]}"
+    return "error", f"Your code raised {error['kind']} in {place}: {error['message'][:300].rstrip('.')}.{tail}"

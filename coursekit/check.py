@@ -167,7 +167,7 @@ def that(condition: Any, what: str, *, why: str | None = None, hint: str | None 
         raise CheckFailed(
             what,
             why or "this property does not hold for your result",
-            hint or "Read the docstring's Returns section again and print the values for the smallest input.",
+            hint or "Read the docstring again and print the values for the smallest input.",
             actual=why,
         )
 
@@ -294,10 +294,10 @@ def _largest_difference(got, want, allowed, atol, rtol) -> str:
     # A NaN or an infinity on one side only is the worst difference there is, whatever its arithmetic says.
     difference = torch.where(wrong & ~difference.isfinite(), torch.inf, difference).masked_fill(allowed, -1.0)
     where = np.unravel_index(int(difference.argmax()), difference.shape) if difference.ndim else ()
-    place = "[" + ", ".join(str(int(i)) for i in where) + "]" if where else "the value"
+    place = " is at [" + ", ".join(str(int(i)) for i in where) + "]" if where else ""
     return (
         f"{int(wrong.sum())} of {wrong.numel()} values differ by more than allowed (atol {atol:g}, rtol {rtol:g}); "
-        f"the largest difference is at {place}: yours {_number(got[where])}, expected {_number(want[where])}"
+        f"the largest difference{place}: yours {_number(got[where])}, expected {_number(want[where])}"
     )
 
 

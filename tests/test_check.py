@@ -124,7 +124,7 @@ def test_close_explains_what_is_no_array_at_all(value):
         (torch.tensor([0.0, 1.5, 4.0]), THREE, "at [2]: yours 4, expected 2"),
         (torch.tensor([0.0, 1.5, 4.0]), THREE, "2 of 3 values differ"),
         (SQUARE + torch.tensor([[0, 0], [0.1, 0]]), SQUARE, "at [1, 0]: yours 3.1, expected 3"),
-        (4, torch.tensor(3.0), "at the value: yours 4, expected 3"),
+        (4, torch.tensor(3.0), "the largest difference: yours 4, expected 3"),
         (torch.tensor([0.0, INF, 9.0]), THREE, "at [1]: yours inf, expected 1"),
         (torch.tensor([NAN, 1.0, 9.0]), THREE, "at [0]: yours nan, expected 0"),
         (torch.tensor([-INF, 9.0]), torch.tensor([INF, 1.0]), "at [0]: yours -inf, expected inf"),

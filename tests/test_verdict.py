@@ -338,6 +338,16 @@ def test_a_measured_run_has_no_network_and_says_what_it_took(grade, right):
     assert result.peak_mebibytes > 1
 
 
+def test_what_a_test_cell_imports_is_not_there_for_the_learners_code(grade, right):
+    """In split grading the two are in different processes; a learner's own check has to say the same."""
+    borrowing = right["steps_to"].replace("steps = 0\n", "check.seed(0)\n    steps = 0\n")
+    assert borrowing != right["steps_to"]
+    result = grade(right | {"steps_to": borrowing}).exercises[1]
+    assert (result.status, result.points) == ("error", 0)
+    assert "NameError in steps_to" in result.message
+    assert result.message.endswith("import in yours too.")
+
+
 def test_an_exercise_that_uses_a_failing_one_says_which_to_mend_first(grade, right):
     chained = right["steps_to"].replace("steps = 0\n", "steps = int(ema(torch.zeros(1, 1), 0.5)) + 3\n")
     assert chained != right["steps_to"]

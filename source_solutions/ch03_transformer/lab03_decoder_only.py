@@ -23,7 +23,7 @@
 # That is all of GPT-2. The way back uses the table $E$ a second time: the *logit* of a token is the dot product of the
 # last vector with that token's own row. In numbers: let the rows of three tokens be $(1, 0)$, $(0, 1)$ and $(1, 1)$,
 # and let the vector at the top be $(2, -1)$. The logits are 2, −1 and 1. The softmax makes them 0.705, 0.035 and
-# 0.260. If token 2 comes next, the loss is $-\ln 0.260 = 1.349$.
+# 0.2595. If token 2 comes next, the loss is $-\ln 0.2595 = 1.349$.
 #
 # Every position makes such a guess, and thanks to the causal mask none has seen its answer. So one pass over five
 # tokens gives four lessons:
@@ -1035,7 +1035,7 @@ from torch.nn import functional as F
 
 # One guess, from "The idea": logits 2, -1, 1, and token 2 comes next. What stands at the last position has no answer.
 logits = torch.tensor([[[2.0, -1.0, 1.0], [5.0, 0.0, 1.0]]])
-check.close(next_token_loss(logits, torch.tensor([[0, 2]])), torch.tensor(1.349012), "one guess: -ln 0.260")
+check.close(next_token_loss(logits, torch.tensor([[0, 2]])), torch.tensor(1.349012), "one guess: -ln 0.2595")
 # Logits of zero give every one of 4 tokens the probability 1/4, so each guess costs ln 4, with and without padding.
 real = torch.tensor([[True, True, True], [True, True, False]])
 for mask in (None, real):
