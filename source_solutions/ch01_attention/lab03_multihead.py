@@ -620,7 +620,10 @@ again, another = (
 )
 for name, w in state.items():
     check.equal(
-        again[name], w, f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+        again[name],
+        w,
+        f"the same seed gives the same {name}",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[name], w), f"another seed gives another {name}")
 default, zero = MultiHeadAttention(12, 3).state_dict(), MultiHeadAttention(12, 3, 0).state_dict()

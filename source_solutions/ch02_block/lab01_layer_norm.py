@@ -1264,7 +1264,7 @@ for name, model in models.items():
 frequencies = torch.bincount(codes[:border], minlength=len(symbols)) + 1.0
 guess = F.cross_entropy(frequencies.log().expand(len(after), -1), after)
 axis.axhline(guess.item(), ls="--", lw=1, color=plots.GREY)
-axis.text(4096, guess.item() + 0.05, "guessing by frequency alone", ha="right")
+axis.text(4096, guess.item() + 0.12, "guessing by frequency alone", ha="right")
 axis.set(xscale="log", xlabel="positions normalised together", ylabel="loss on text not seen (nats)", ylim=(0, None))
 axis.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
 axis.minorticks_off()

@@ -425,7 +425,7 @@ check.equal(
     LearnedPositions(100, 256, seed=5).state_dict()["table"],
     table,
     "the same seed gives the same table",
-    hint="Draw from torch.Generator().manual_seed(seed).",
+    hint="Draw from a torch.Generator that is seeded with seed.",
 )
 check.that(
     not torch.equal(LearnedPositions(100, 256, seed=6).state_dict()["table"], table), "another seed gives another table"

@@ -825,7 +825,7 @@ for name in ("w_in", "w_out"):
         again[name],
         state[name],
         f"the same seed gives the same {name}",
-        hint="Draw from torch.Generator().manual_seed(seed).",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[name], state[name]), f"another seed gives another {name}")
 default, zero = FeedForward(12, 20).state_dict(), FeedForward(12, 20, "gelu_tanh", 0).state_dict()
@@ -1281,7 +1281,7 @@ for name in ("w_gate", "w_up", "w_down"):
         again[name],
         state[name],
         f"the same seed gives the same {name}",
-        hint="Draw from torch.Generator().manual_seed(seed).",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[name], state[name]), f"another seed gives another {name}")
 check.equal(

@@ -450,7 +450,7 @@ for name in "qkvo":
         again[f"w_{name}"],
         state[f"w_{name}"],
         f"the same seed gives the same w_{name}",
-        hint="Draw from torch.Generator().manual_seed(seed).",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[f"w_{name}"], state[f"w_{name}"]), f"another seed gives another w_{name}")
 default, zero = CausalSelfAttention(12, 3).state_dict(), CausalSelfAttention(12, 3, 0).state_dict()
@@ -996,7 +996,7 @@ for name, value in state.items():
         again[name],
         value,
         f"the same seed gives the same {name}",
-        hint="Draw from torch.Generator().manual_seed(seed).",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
 
 
@@ -2281,7 +2281,7 @@ profiles = {
 }
 panels = {"stream": "stream", "update": "update", "gradient": "gradient: stream", "parameters": "gradient: parameters"}
 figure = make_subplots(
-    rows=2, cols=2, subplot_titles=list(panels.values()), horizontal_spacing=0.12, vertical_spacing=0.16
+    rows=2, cols=2, subplot_titles=list(panels.values()), horizontal_spacing=0.12, vertical_spacing=0.22
 )
 for place, name in enumerate(panels):
     for (kind, profile), colour in zip(profiles.items(), plots.COLOURS, strict=False):
@@ -2297,10 +2297,11 @@ for place, name in enumerate(panels):
             row=1 + place // 2,
             col=1 + place % 2,
         )
-figure.update_yaxes(type="log", exponentformat="power")
+figure.update_yaxes(type="log", tickvals=[0.2, 0.5, 0.7, 1, 1.4, 2, 5, 10, 20, 50, 100, 200, 500])
 figure.update_yaxes(title_text="root mean square", row=1, col=1)
 figure.update_yaxes(title_text="norm", row=2, col=1)
 figure.update_xaxes(title_text="block", row=2)
+figure.update_annotations(font_size=13)
 figure.update_layout(height=460, hovermode="x", legend={"orientation": "h", "y": -0.2}).show()
 for kind, profile in profiles.items():
     first, last = profile["parameters"][[0, -1]].tolist()

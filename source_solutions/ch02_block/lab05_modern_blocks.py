@@ -136,13 +136,23 @@ for name, points in sent.items():
         customdata=cloud.mean(-1).tolist(),
         hovertemplate=f"{name}<br>features %{{x:.2f}}, %{{y:.2f}}, %{{z:.2f}}<br>mean before %{{customdata:.2f}}<extra></extra>",
     )
-axis = {"backgroundcolor": "rgba(0,0,0,0)", "gridcolor": plots.GRID, "zerolinecolor": plots.GREY, "range": [-2.2, 2.2]}
+# No colour with transparency here: WebGL mixes it with white, which cannot be seen on a light page and glares on a dark one.
+axis = {
+    "backgroundcolor": "rgba(0,0,0,0)",
+    "gridcolor": plots.GREY,
+    "zerolinecolor": plots.GREY,
+    "range": [-2.2, 2.2],
+    "tickvals": [-2, 0, 2],
+}
 figure.update_layout(
     height=440,
     margin={"l": 0, "r": 0, "t": 10, "b": 0},
-    legend={"orientation": "h", "y": 0.0},
+    legend={"orientation": "h", "y": 1.0, "itemsizing": "constant"},
     scene={f"{name}axis": axis | {"title": f"feature {i}"} for i, name in enumerate("xyz")}
-    | {"aspectmode": "cube", "camera": {"eye": {"x": 1.6, "y": -1.3, "z": 0.5}}},
+    | {
+        "aspectmode": "cube",
+        "camera": {"eye": {"x": 2.3, "y": -1.9, "z": 0.8}, "center": {"x": -0.1, "y": -0.1, "z": -0.1}},
+    },
 )
 figure.show()
 lengths = {name: points.norm(dim=-1) for name, points in sent.items()}
@@ -817,7 +827,10 @@ again = GroupedQueryAttention(d_model, 6, 3, seed=5).state_dict()
 another = GroupedQueryAttention(d_model, 6, 3, seed=6).state_dict()
 for name, w in first.items():
     check.equal(
-        again[name], w, f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+        again[name],
+        w,
+        f"the same seed gives the same {name}",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[name], w), f"another seed gives another {name}")
 default, zero = GroupedQueryAttention(12, 6, 2).state_dict(), GroupedQueryAttention(12, 6, 2, seed=0).state_dict()

@@ -85,7 +85,7 @@ triangle = torch.ones(T_k, T_k, dtype=torch.bool).tril()
 figure = make_subplots(
     rows=1,
     cols=2,
-    subplot_titles=["the last rows of 8 x 8", "the first rows of 8 x 8"],
+    subplot_titles=["last rows of 8 x 8", "first rows of 8 x 8"],
     shared_yaxes=True,
     horizontal_spacing=0.06,
 )

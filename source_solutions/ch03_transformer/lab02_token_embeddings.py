@@ -1,7 +1,7 @@
 # ---
 # title: Tokens and embeddings
 # lab: ch03/lab02
-# minutes: 90
+# minutes: 105
 # difficulty: 3
 # hardware: cpu
 # needs: []
@@ -23,12 +23,12 @@
 # which every text is made, and glues together the two neighbours that stand side by side most often. Then again, and
 # again.
 #
-# Take the text `ten tent net tenet tent`, and keep words apart: a merge never crosses from one into the next.
-# The pair `t`+`e` occurs 4 times, and so does `e`+`n`. A tie goes to the pair with the smaller numbers, so the first
-# new token is `en`. Now `t`+`en` occurs 4 times: `ten`. Then the space and `ten`, 3 times: `␣ten`. Then `e`+`t`, twice;
+# Take the text `ten tent net tenet tent`, and keep words apart, each with the space before it: a merge never
+# crosses from one into the next. The pair `t`+`e` occurs 4 times, and so does `e`+`n`. A tie goes to the pair with the
+# smaller numbers. The byte of `e` is 101, that of `t` is 116, so the first new token is `en`. Now `t`+`en` occurs 4 times: `ten`. Then the space and `ten`, 3 times: `␣ten`. Then `e`+`t`, twice;
 # then `␣ten`+`t`, twice. Here it stops, for every pair that is left occurs once. Of 23 bytes 8 tokens remain: `ten`,
 # `␣tent`, then `␣`, `n` and `et`, then `␣ten` and `et`, and `␣tent`. The word `tenet` has no token of its own, and
-# needs none: it is written with two that were made for others.
+# needs none: it is written with two that it shares with other words.
 #
 # You build this tokenizer, every step of it, and compare it with the library that real models use. Then comes the
 # table: a lookup that is secretly a matrix product, with a gradient that is easy to get wrong.
@@ -51,10 +51,12 @@
 
 # %% given
 import re
+from collections import Counter
 from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # A word takes the one space before it along. The alternatives cover every character there is, so no text is lost.
 _WORD = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
@@ -340,7 +342,7 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
         new_id: what stands for them; it is neither of the two, and not in ids.
 
     Returns:
-        A new list. Where occurrences overlap the leftmost is taken: (7, 7, 7) becomes [new_id, 7].
+        A new list; the word itself is left as it is. Where occurrences overlap the leftmost is taken: (7, 7, 7) becomes [new_id, 7].
     """
     ### BEGIN SOLUTION
     merged: list[int] = []
@@ -427,7 +429,7 @@ check.equal(dict(count_pairs({(): 3, (5,): 4, (5, 6): 1})), {(5, 6): 1}, "words 
 check.equal(dict(count_pairs({(300, 5, 300, 5): 3})), {(300, 5): 6, (5, 300): 3}, "ids of 256 and more, in both orders")
 for word, want in (((), []), ((1,), [1]), ((2,), [2]), ((1, 2), [256]), ((2, 1), [2, 1]), ((1, 1, 2, 2), [1, 256, 2])):
     check.equal(list(merge_pair(list(word), (1, 2), 256)), want, f"{word} with 1+2 glued")
-check.equal(list(merge_pair((7,) * 6, (7, 7), 9)), [9, 9, 9], "six sevens, given as a tuple, with 7+7 glued")
+check.equal(list(merge_pair((7,) * 6, (7, 7), 9)), [9, 9, 9], "six sevens, given as a tuple, with 7+7 glued into 9")
 for case in range(12):
     dice = random.Random(check.seed(case))
     drawn = [tuple(dice.randrange(3) for _ in range(dice.randrange(1, 20))) for _ in range(6)]
@@ -969,7 +971,7 @@ class BPETokenizer:
 # \begin{pmatrix} a_0 & b_0 \\ a_1 & b_1 \\ a_2 & b_2 \\ a_3 & b_3 \end{pmatrix} =
 # \begin{pmatrix} a_2 & b_2 \end{pmatrix} $$
 #
-# Nobody computes it so: for each token, `V` products to find one row. But it shows where the gradient goes. A row of the table gets
+# Nobody computes it so: for each token, $V \cdot d_\text{model}$ products to find one row. But it shows where the gradient goes. A row of the table gets
 # the gradients of all places where its token stands, *added up*; a token that does not occur gets zero.
 #
 # *Difficulty 2 of 5 · 20 minutes · 4 points*
@@ -980,7 +982,7 @@ def pad_batch(sequences: list[list[int]], pad_id: int) -> tuple[torch.Tensor, to
     """Sequences of different lengths as one rectangle, padded on the right.
 
     Args:
-        sequences: B lists of ids, at least one; a list may be empty.
+        sequences: B lists of ids, at least one; a list may be empty. They are left as they are.
         pad_id: what stands at the places that no token takes. It may also be the id of a real token (GPT-2 has no padding
             token, so its end-of-text token is often used), and is real then where a sequence holds it.
 
@@ -1395,6 +1397,12 @@ from coursekit import check
 import torch
 
 module = TiedEmbedding(3, 4, 2)
+check.equal(
+    sorted(dict(module.named_parameters())),
+    ["position_embedding", "token_embedding"],
+    "the names of the parameters",
+    hint="Make a table with nn.Parameter. An nn.Embedding is a module, and its parameter has a longer name.",
+)
 module.load_state_dict(
     {
         "token_embedding": torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]]),
@@ -1463,7 +1471,7 @@ for length, start in ((5, 0), (2, 3), (1, 4), (1, -1), (2, -4), (6, -1), (4, 1))
     check.raises(
         ValueError,
         lambda length=length, start=start: module(torch.zeros(1, length, dtype=torch.int64), start),
-        f"{length} tokens from position {start} on do not fit 4 positions",
+        f"length {length} from position {start} on does not fit 4 positions",
     )
 for bad in (5, -1):
     check.raises(IndexError, lambda bad=bad: module(torch.tensor([[0, bad]])), f"the id {bad} of 5 tokens")
@@ -1501,7 +1509,10 @@ check.close(shared, 0.0, "the first tables are independent of each other (their 
 again, another = TiedEmbedding(400, 300, 60, seed=5).state_dict(), TiedEmbedding(400, 300, 60, seed=6).state_dict()
 for name, w in state.items():
     check.equal(
-        again[name], w, f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+        again[name],
+        w,
+        f"the same seed gives the same {name}",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[name], w), f"another seed gives another {name}")
 default, zero = TiedEmbedding(4, 3, 2).state_dict(), TiedEmbedding(4, 3, 2, 0).state_dict()
@@ -1730,7 +1741,7 @@ print(f"\nloss of the untrained tables: {loss:.3f}; of blind guessing, ln V: {ma
 # context, for saying the same. What would have to change: the algorithm, or the text that it is trained on?
 #
 # The last line is worth remembering for the next lab. An untrained model should begin at the loss of blind guessing,
-# $\ln V$. Try `0.5 * torch.randn` in place of `0.02 * torch.randn` in your module, and run the cell again. Where does it begin now, and
+# $\ln V$. Give your first tables a standard deviation of 0.5 in place of 0.02, and run their cell and this one again. Where does it begin now, and
 # what would the first steps of training be spent on?
 #
 # ## Common mistakes

@@ -60,13 +60,16 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # %% given side="learner"
 from dataclasses import dataclass
 
 from coursekit import carry
 
-BlockConfig = carry("ch02/lab04", "BlockConfig")  # BlockConfig(d_model, n_heads, d_ff, dropout=0.0, eps=1e-5, ...)
+BlockConfig = carry(
+    "ch02/lab04", "BlockConfig"
+)  # BlockConfig(d_model, n_heads, d_ff, norm_first=True, activation="gelu_tanh", dropout=0.0, eps=1e-5, seed=0)
 Block = carry("ch02/lab04", "Block")  # Block(config)(x): (B, T, d_model) -> (B, T, d_model), causal
 LayerNorm = carry("ch02/lab01", "LayerNorm")  # LayerNorm(d_model, eps=1e-5), with the parameters weight and bias
 
@@ -132,6 +135,7 @@ for colour, depth in zip(plots.COLOURS, (6, 12, 24, 48), strict=False):
             x=[n / (2 * depth) for n in range(2 * depth + 1)],
             y=sizes,
             name=f"{depth} blocks",
+            mode="lines",
             legendgroup=depth,
             showlegend=not scaled,
             line={"color": colour, "dash": dash},
@@ -404,7 +408,10 @@ for name, w in five.items():
 initialise(another, 2, 5)
 for name, w in another.state_dict().items():
     check.equal(
-        w, five[name], f"the same seed gives the same {name}", hint="Draw from torch.Generator().manual_seed(seed)."
+        w,
+        five[name],
+        f"the same seed gives the same {name}",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
 wanted = zero.state_dict()
 for name, w in default.state_dict().items():
@@ -503,7 +510,7 @@ class GPT(nn.Module):
         blocks: an ``nn.ModuleList`` of n_layers blocks of Lab 2.4, pre-norm, with the activation "gelu_tanh" and the
             d_model, n_heads, d_ff, dropout and eps of the settings.
         final_norm: the LayerNorm of Lab 2.1 with the eps of the settings.
-        And nothing else. All parameters are float32; their first values are those that `initialise` gives a model with
+        And no other parameters or buffers, under no other names. All parameters are float32; their first values are those that `initialise` gives a model with
         the n_layers and the seed of the settings.
 
     Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019, section 2.3; the tied head: Press
@@ -576,11 +583,12 @@ from torch.nn import functional as F
 # With zeros in all matrices of the block nothing is added to the stream: what is left is tables, norm and head.
 model = GPT(GPTConfig(vocab_size=7, context=5, d_model=4, n_layers=1, n_heads=2, d_ff=8))
 state = {name: torch.zeros_like(w) for name, w in model.state_dict().items()}
-check.that(
-    {"token_embedding", "position_embedding"} <= set(state),
-    "the two tables are parameters of the GPT itself",
-    why=f"the parameters outside the blocks are {sorted(name for name in state if not name.startswith('blocks'))}",
-    hint="Make a table with nn.Parameter. An nn.Embedding is a module, and its parameter has a longer name.",
+check.equal(
+    sorted(name for name in state if not name.startswith("blocks.")),
+    ["final_norm.bias", "final_norm.weight", "position_embedding", "token_embedding"],
+    "the parameters outside the blocks",
+    hint="The head has no parameter of its own, not even under a second name: use token_embedding again in forward. "
+    "Tables are nn.Parameter, not nn.Embedding.",
 )
 draw = torch.Generator().manual_seed(0)
 table, places = torch.randn(7, 4, generator=draw), torch.randn(5, 4, generator=draw)
@@ -765,6 +773,32 @@ check.that(
     "in training mode dropout reaches the sum of the embeddings",
     why=f"blocks that add nothing, dropout 0.5: the logits in training and in evaluation mode differ by at most {apart:.1g}",
 )
+# Every position's row is minus the row of token 3, and all tokens are 3: the sum is zero, and so is what dropout makes of it.
+zero = silent | {"position_embedding": -silent["token_embedding"][3].expand(context, d)}
+threes = torch.full((1, 2), 3)
+careless.load_state_dict(zero)
+in_training = careless(threes).detach()
+careless.eval()
+check.close(
+    in_training,
+    careless(threes).detach(),
+    "rows of token and position that cancel: dropout is applied to their sum, and to zero it does nothing",
+    atol=1e-9,
+)
+careless.train()
+norms = {name: 1 + 0 * w for name, w in zero.items() if name.startswith("blocks") and w.ndim == 1}
+matrices = {
+    name: torch.eye(*w.shape, dtype=w.dtype) for name, w in zero.items() if name.startswith("blocks") and w.ndim == 2
+}
+careless.load_state_dict(zero | norms | matrices)
+torch.manual_seed(check.seed(2))
+apart = max(float((careless(threes) - careless(threes)).abs().max()) for _ in range(5))
+check.that(
+    apart > 1e-3,
+    "in training mode the blocks have dropout, too",
+    why=f"embeddings that cancel, dropout 0.5 in the settings: repeated calls differ by at most {apart:.1g}",
+    hint="BlockConfig has a dropout of its own: pass it on.",
+)
 ### END HIDDEN TESTS
 
 # %% test="GPT" points=2
@@ -815,7 +849,7 @@ for name in ("token_embedding", "position_embedding", "blocks.1.feed_forward.w_i
         again[name],
         state[name],
         f"the same seed gives the same {name}",
-        hint="Draw from torch.Generator().manual_seed(seed).",
+        hint="Draw from a torch.Generator that is seeded with seed.",
     )
     check.that(not torch.equal(another[name], state[name]), f"another seed gives another {name}")
 model = GPT(GPTConfig(**settings))
@@ -958,13 +992,22 @@ class GPT(nn.Module):
         ("self.position_embedding[:length]", "self.position_embedding[torch.arange(length) % self.config.context]"),
     ],
     "an input as long as the context is refused": ("length > self.config.context", "length >= self.config.context"),
+    "the blocks are built without the dropout of the settings": (
+        "dropout=config.dropout, eps=config.eps",
+        "eps=config.eps",
+    ),
+    "the rows of tokens and of positions go through dropout each by itself, and not their sum": [
+        ("x = self.token_embedding[ids]", "x = self.dropout(self.token_embedding[ids])"),
+        ("x + self.position_embedding[:length]", "x + self.dropout(self.position_embedding[:length].expand_as(x))"),
+        ("        x = self.dropout(x)\n", ""),
+    ],
     "there is no dropout on the embeddings": ("        x = self.dropout(x)\n", ""),
     "the dropout on the embeddings stays on in evaluation mode": (
         "self.dropout(x)",
         "torch.nn.functional.dropout(x, self.config.dropout)",
     ),
     "the model is never initialised": ("        initialise(self, config.n_layers, config.seed)\n", ""),
-    "initialise is called before the blocks are there, so they keep their own first weights": [
+    "initialise does not reach the blocks, so they keep their own first weights: call it last": [
         ("        initialise(self, config.n_layers, config.seed)\n", ""),
         (
             "        settings = BlockConfig(",
@@ -1127,6 +1170,11 @@ def next_token_loss(logits, ids, mask=None):
         ("ids[:, 1:]", "ids[:, :-1]"),
         ("mask[:, 1:]", "mask[:, :-1]"),
     ],
+    "nothing is shifted: all T positions are asked for the token that they were given": [
+        ("ids[:, 1:]", "ids"),
+        ("logits[:, :-1]", "logits"),
+        ("mask[:, 1:]", "mask"),
+    ],
     "the shift goes the wrong way: position t is asked for the token before it": [
         ("ids[:, 1:]", "ids[:, :-1]"),
         ("logits[:, :-1]", "logits[:, 1:]"),
@@ -1205,7 +1253,8 @@ def generate(model: GPT, ids: torch.Tensor, n_tokens: int) -> torch.Tensor:
     Returns:
         (B, T + n_tokens): the whole prompt, as it was given, and the new tokens. Each is the one with the largest logit after
         all that stands before it, as far as that fits: of a longer text the model sees the last ``model.config.context``
-        tokens, the first of them at position 0.
+        tokens, the first of them at position 0. An ordinary tensor, such as `torch.no_grad()` gives, that a model can be
+        trained on; not one of `torch.inference_mode()`.
 
     Raises:
         ValueError: if n_tokens is negative or the prompt is empty (T = 0).
@@ -1466,14 +1515,14 @@ figure.update_layout(height=380, legend={"orientation": "h", "y": -0.25})
 figure.show()
 
 # %% [markdown]
-# The right curve begins on the dotted line. With GPT-2's first weights all logits are close to zero, so every letter
-# is about equally probable. A first loss far above $\ln V$ tells you that the initialisation is wrong, before any
-# training. The other curve begins below the line: the stream carries the row of the token to the top, where the tied
-# head finds it again. A model that is asked for its own input has a lead before it has learnt anything.
+# The curve of the shifted answers begins close to the dotted line. With GPT-2's first weights nearly all logits are
+# close to zero, so every letter is about equally probable. A first loss far above $\ln V$ tells you that the initialisation is wrong, before any
+# training. The other curve begins well below the line: the stream carries the row of the token to the top, where the
+# tied head finds it again, so one logit is not small: that of the token itself. A model that is asked for its own input has a lead before it has learnt anything.
 #
 # Judged by the curves alone, which run would you have stopped? And judged by what the two write?
 #
-# Now look at what the right model writes. Up to the bar it knows the rhyme by heart. At the bar it begins to stammer,
+# Now look at what the model with the shifted answers writes. Up to the bar it knows the rhyme by heart. At the bar it begins to stammer,
 # although its loss is low. Its code is right, and so is yours. What happens at letter 65? Which row of which table is
 # used for the first time there?
 #
@@ -1481,11 +1530,13 @@ figure.show()
 # training there were 64 tokens, and the last of them had no answer. So position 63 was never asked anything, its row
 # of <code>position_embedding</code> has never had a gradient, and it is still about what <code>initialise</code> made
 # it. The remedy is to cut pieces of <code>context + 1</code> tokens. Show the model all but the last, and use the last
-# as an answer only: <code>next_token_loss(nn.functional.pad(logits, (0, 0, 0, 1)), ids)</code> gives the loss, since
-# what stands at the last position has no influence. Try it: the stammer is gone.</details>
+# as an answer only. In <code>train</code>, write <code>torch.arange(settings.context + 1)</code> and
+# <code>loss = loss_of(F.pad(model(ids[:, :-1]), (0, 0, 0, 1)), ids)</code>: what the padding puts at the last position
+# has no influence on <code>next_token_loss</code>. Look at the first of the two runs: the stammer is gone.</details>
 #
-# One more question (the two models are in `models`). After `"This is the "` five continuations are equally right.
-# Which one does greedy decoding take, and how often? What would it take to hear the others?
+# One more question (the two models are in `models`). After `"This is the "` the rhyme goes on in five ways.
+# Which letter does greedy decoding take, and how often? Does the word that it begins stand in the rhyme at all? What
+# would it take to hear the others?
 #
 # ## Common mistakes
 #

@@ -2,10 +2,12 @@
 
 # %% given
 import re
+from collections import Counter
 from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # A word takes the one space before it along. The alternatives cover every character there is, so no text is lost.
 _WORD = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
@@ -140,7 +142,7 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
         new_id: what stands for them; it is neither of the two, and not in ids.
 
     Returns:
-        A new list. Where occurrences overlap the leftmost is taken: (7, 7, 7) becomes [new_id, 7].
+        A new list; the word itself is left as it is. Where occurrences overlap the leftmost is taken: (7, 7, 7) becomes [new_id, 7].
     """
     merged: list[int] = []
     for number in ids:
@@ -429,7 +431,7 @@ def pad_batch(sequences: list[list[int]], pad_id: int) -> tuple[torch.Tensor, to
     """Sequences of different lengths as one rectangle, padded on the right.
 
     Args:
-        sequences: B lists of ids, at least one; a list may be empty.
+        sequences: B lists of ids, at least one; a list may be empty. They are left as they are.
         pad_id: what stands at the places that no token takes. It may also be the id of a real token (GPT-2 has no padding
             token, so its end-of-text token is often used), and is real then where a sequence holds it.
 

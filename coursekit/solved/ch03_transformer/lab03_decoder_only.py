@@ -5,13 +5,16 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # %% given
 from dataclasses import dataclass
 
 from coursekit import carry
 
-BlockConfig = carry("ch02/lab04", "BlockConfig")  # BlockConfig(d_model, n_heads, d_ff, dropout=0.0, eps=1e-5, ...)
+BlockConfig = carry(
+    "ch02/lab04", "BlockConfig"
+)  # BlockConfig(d_model, n_heads, d_ff, norm_first=True, activation="gelu_tanh", dropout=0.0, eps=1e-5, seed=0)
 Block = carry("ch02/lab04", "Block")  # Block(config)(x): (B, T, d_model) -> (B, T, d_model), causal
 LayerNorm = carry("ch02/lab01", "LayerNorm")  # LayerNorm(d_model, eps=1e-5), with the parameters weight and bias
 
@@ -212,7 +215,7 @@ class GPT(nn.Module):
         blocks: an ``nn.ModuleList`` of n_layers blocks of Lab 2.4, pre-norm, with the activation "gelu_tanh" and the
             d_model, n_heads, d_ff, dropout and eps of the settings.
         final_norm: the LayerNorm of Lab 2.1 with the eps of the settings.
-        And nothing else. All parameters are float32; their first values are those that `initialise` gives a model with
+        And no other parameters or buffers, under no other names. All parameters are float32; their first values are those that `initialise` gives a model with
         the n_layers and the seed of the settings.
 
     Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019, section 2.3; the tied head: Press
@@ -360,13 +363,22 @@ class GPT(nn.Module):
         ("self.position_embedding[:length]", "self.position_embedding[torch.arange(length) % self.config.context]"),
     ],
     "an input as long as the context is refused": ("length > self.config.context", "length >= self.config.context"),
+    "the blocks are built without the dropout of the settings": (
+        "dropout=config.dropout, eps=config.eps",
+        "eps=config.eps",
+    ),
+    "the rows of tokens and of positions go through dropout each by itself, and not their sum": [
+        ("x = self.token_embedding[ids]", "x = self.dropout(self.token_embedding[ids])"),
+        ("x + self.position_embedding[:length]", "x + self.dropout(self.position_embedding[:length].expand_as(x))"),
+        ("        x = self.dropout(x)\n", ""),
+    ],
     "there is no dropout on the embeddings": ("        x = self.dropout(x)\n", ""),
     "the dropout on the embeddings stays on in evaluation mode": (
         "self.dropout(x)",
         "torch.nn.functional.dropout(x, self.config.dropout)",
     ),
     "the model is never initialised": ("        initialise(self, config.n_layers, config.seed)\n", ""),
-    "initialise is called before the blocks are there, so they keep their own first weights": [
+    "initialise does not reach the blocks, so they keep their own first weights: call it last": [
         ("        initialise(self, config.n_layers, config.seed)\n", ""),
         (
             "        settings = BlockConfig(",
@@ -413,6 +425,11 @@ def next_token_loss(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor 
     "the answers are not shifted: position t is asked for the token that it was given": [
         ("ids[:, 1:]", "ids[:, :-1]"),
         ("mask[:, 1:]", "mask[:, :-1]"),
+    ],
+    "nothing is shifted: all T positions are asked for the token that they were given": [
+        ("ids[:, 1:]", "ids"),
+        ("logits[:, :-1]", "logits"),
+        ("mask[:, 1:]", "mask"),
     ],
     "the shift goes the wrong way: position t is asked for the token before it": [
         ("ids[:, 1:]", "ids[:, :-1]"),
@@ -482,7 +499,8 @@ def generate(model: GPT, ids: torch.Tensor, n_tokens: int) -> torch.Tensor:
     Returns:
         (B, T + n_tokens): the whole prompt, as it was given, and the new tokens. Each is the one with the largest logit after
         all that stands before it, as far as that fits: of a longer text the model sees the last ``model.config.context``
-        tokens, the first of them at position 0.
+        tokens, the first of them at position 0. An ordinary tensor, such as `torch.no_grad()` gives, that a model can be
+        trained on; not one of `torch.inference_mode()`.
 
     Raises:
         ValueError: if n_tokens is negative or the prompt is empty (T = 0).
