@@ -129,7 +129,8 @@ def check(
         with err.status(f"checking {lab}"):
             verdict = checking.check(root, lab, notebook)
     except checking.CannotCheck as problem:
-        _fail(str(problem))
+        order = ". A notebook comes second: `course check ch02/lab04 NOTEBOOK`" if lab.endswith(".ipynb") else ""
+        _fail(f"{problem}{order}")
     if as_json:
         _print_json(verdict.to_json())
     else:

@@ -198,7 +198,8 @@ def raises(error: type[BaseException], call: Callable[[], Any], what: str | None
         return
     raise CheckFailed(
         what,
-        f"nothing was raised; the call returned {_describe(result)}",
+        # A function that should have raised may well return nothing otherwise.
+        f"nothing was raised; the call returned {'None' if result is None else _describe(result)}",
         f"Check the arguments first and raise {error.__name__}, as the docstring's Raises section says.",
     )
 

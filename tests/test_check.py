@@ -297,6 +297,7 @@ def test_raises_explains(call, why):
     error = failure(lambda: check.raises(ValueError, call, match="beta"))
     assert error.what == "bad input raises ValueError"
     assert why in error.why
+    assert "return` missing" not in error.why
     assert failure(lambda: check.raises(ValueError, call, "beta is checked", match="beta")).what == "beta is checked"
 
 

@@ -83,6 +83,13 @@ def test_check_ends_with_0_only_on_full_marks(run, course, tmp_path):
     assert (code, "not-found" in stdout) == (1, True)
 
 
+def test_check_says_where_a_notebook_belongs(run, course, tmp_path):
+    code, _, stderr = run("check", write(tmp_path / "n.ipynb", {}, course))
+    assert (code, "A notebook comes second: `course check ch02/lab04 NOTEBOOK`" in stderr) == (2, True)
+    code, _, stderr = run("check", "ch99/lab99")
+    assert (code, "there is no lab" in stderr, "NOTEBOOK" in stderr) == (2, True, False)
+
+
 def test_check_shows_what_to_do_and_names_the_mistake(run, course, tmp_path):
     right = learners.reference(course)
     answers = {"ema": right["ema"].replace("beta**t", "beta ** (t - 1)"), "steps_to": right["steps_to"]}

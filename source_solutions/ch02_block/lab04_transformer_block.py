@@ -59,7 +59,8 @@ from torch import nn
 
 from coursekit import carry
 
-# attention(q, k, v, mask=None) -> (output, weights); True in the mask means: may look
+# attention(q, k, v, mask=None) -> (output, weights)
+# True in the mask means: may look; a row that may look at nothing gives zeros
 attention = carry("ch01/lab01", "attention")
 # split_heads(x, n_heads): (B, T, d_model) -> (B, H, T, d_k), and merge_heads(x) back
 split_heads = carry("ch01/lab03", "split_heads")
@@ -667,7 +668,7 @@ class Block(nn.Module):
         and no other parameters or buffers. norm_1 goes with the attention, norm_2 with the feed-forward network.
 
         The seed decides all first weights. The parts of a block are independent: attention and feed-forward network
-        have different seeds, and no part of a block with seed s has the seed of a part of a block with seed s + 1.
+        have different seeds, and no part of a block has the seed of a part of a block with another seed.
 
     Source: Vaswani et al., Attention Is All You Need, 2017 (post-norm); Radford et al., Language Models are Unsupervised
     Multitask Learners, 2019 (pre-norm).
@@ -1005,10 +1006,10 @@ def matrices(seed):
     return {name: value.flatten()[:4096] for name, value in state.items() if value.ndim == 2}
 
 
-for seed in (0, 1):
-    here, there = matrices(seed), matrices(seed + 1)
+for seed, other in ((0, 1), (1, 2), (0, 100), (0, 1000)):
+    here, there = matrices(seed), matrices(other)
     everything = {f"{name}": value for name, value in here.items()}
-    everything |= {f"{name} of seed {seed + 1}": value for name, value in there.items()}
+    everything |= {f"{name} of seed {other}": value for name, value in there.items()}
     names = list(everything)
     stacked = torch.stack([value / value.norm() for value in everything.values()])
     # Independent numbers correlate by 1 / sqrt(4096) = 0.016; the largest of 66 pairs stays far below 0.2.
@@ -1017,7 +1018,7 @@ for seed in (0, 1):
     pair = f"{names[worst // len(names)]} and {names[worst % len(names)]}"
     check.that(
         overlap.max() < 0.2,
-        f"with seed {seed}, all first matrices of this block and of the next one are independent",
+        f"all first matrices of the blocks with the seeds {seed} and {other} are independent",
         why=f"{pair} begin alike (correlation {overlap.max():.2f})",
         hint="Attention and feed-forward network need seeds of their own, that no other block uses.",
     )
@@ -1275,8 +1276,16 @@ class Block(nn.Module):
         "seed=2 * config.seed + 1)",
         "seed=2 * config.seed)",
     ),
+    "both parts get the seed of the config as it is, so their first matrices hold the same numbers": [
+        ("seed=2 * config.seed + 1)", "seed=config.seed)"),
+        ("seed=2 * config.seed)", "seed=config.seed)"),
+    ],
     "the feed-forward network of one block has the seed of the next block's attention": [
         ("seed=2 * config.seed + 1)", "seed=config.seed + 1)"),
+        ("seed=2 * config.seed)", "seed=config.seed)"),
+    ],
+    "the second part has the seed of the first part plus 1000, which is the seed of the first part of a later block": [
+        ("seed=2 * config.seed + 1)", "seed=config.seed + 1000)"),
         ("seed=2 * config.seed)", "seed=config.seed)"),
     ],
     "the seed of the config is ignored, so all blocks of a model begin alike": [
@@ -1297,7 +1306,7 @@ class Block(nn.Module):
 # The proof that your block is GPT-2's: load GPT-2's weights and compute the same numbers. `transformers` keeps a
 # block's weights under other names, and in one case in another form: the three projections of the attention are one
 # matrix with `3 * d_model` columns, queries first, then keys, then values. Its layer class (`Conv1D`, an odd name for a
-# matrix product) computes `x @ weight + bias`. Compare that with what Lab 1.4 had to do for PyTorch's.
+# matrix product) computes `x @ weight + bias`, as you do. (`nn.Linear` keeps its matrix turned over.)
 #
 # A loader that skips what it does not know gives you a model that is half random, and that still writes text of a
 # kind. So yours refuses.
@@ -1424,7 +1433,10 @@ bad = {
     "without mlp.c_fc.weight": ({k: v for k, v in state.items() if k != "mlp.c_fc.weight"}, "mlp.c_fc.weight"),
     "without attn.c_attn.bias": ({k: v for k, v in state.items() if k != "attn.c_attn.bias"}, "attn.c_attn.bias"),
     "with a tensor more": (state | {"ln_3.weight": torch.ones(2)}, "ln_3.weight"),
-    "with a prefix before every name": ({f"h.0.{k}": v for k, v in state.items()}, "h.0.ln_1.weight"),
+    "with a prefix before one name": (
+        {f"h.0.{k}" if k == "ln_1.weight" else k: v for k, v in state.items()},
+        "ln_1.weight",
+    ),
     "mlp.c_fc.weight transposed": (state | {"mlp.c_fc.weight": torch.ones(3, 2)}, ""),
     "c_attn for a wider model": (state | {"attn.c_attn.weight": torch.ones(2, 9)}, ""),
     "a bias of c_attn that is too long": (state | {"attn.c_attn.bias": torch.ones(9)}, ""),
@@ -2346,9 +2358,9 @@ figure.update_yaxes(title="mean squared error", type="log", tickvals=[0.2, 0.5, 
 figure.update_layout(height=420, legend={"orientation": "h", "y": -0.25}).show()
 
 # %% [markdown]
-# An output of zeros has a loss of 1. Post-norm without warm-up gets below that and then crawls; with warm-up it does far
-# better, from each of the three starts. Pre-norm needs no warm-up here: with it, it is a little slower, because it
-# spends half of the run at low rates. The first Transformer was post-norm, and was trained with a warm-up of 4,000 steps; that pre-norm
+# An output of zeros has a loss of 1. Post-norm without warm-up gets below that and then crawls. With warm-up it
+# ends far lower, from each of the three starts, not far from pre-norm. Pre-norm needs no warm-up here: with it, it ends higher,
+# because it spends half of the run at low rates. The first Transformer was post-norm, and was trained with a warm-up of 4,000 steps; that pre-norm
 # can do without was shown by Ruibin Xiong and others (On Layer Normalization in the Transformer Architecture, 2020). What you see
 # is one task, one width and one learning rate. Try `depth` 2 and 12, and a rate of `3e-3`: where does post-norm win?
 #
@@ -2360,8 +2372,8 @@ figure.update_layout(height=420, legend={"orientation": "h", "y": -0.25}).show()
 #   and nothing raises an error. `model.eval()` does nothing for a `dropout(x, p)` that ignores `self.training`.
 # - **One norm for both places.** `self.norm_2 = self.norm_1` saves two vectors and ties them for ever. The state dict
 #   shows both names, so even a strict loader is content.
-# - **The causal mask forgotten where a padding mask is given.** With `mask or causal` instead of both, the
-#   training loss is too good to be true and generation fails: every token has seen its successor.
+# - **The causal mask forgotten where a padding mask is given.** With `causal if mask is None else mask`
+#   instead of both, the training loss is too good to be true and generation fails: every token has seen its successor.
 # - **Blocks that begin alike.** A model that builds its blocks in a loop, each with seed 0, starts with the same weights
 #   at every depth, and nothing tells you.
 # - **`strict=False`.** The missing tensors keep their random first values, and no error follows.

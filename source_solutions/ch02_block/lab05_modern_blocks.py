@@ -166,7 +166,7 @@ print("\n".join(f"{name:9} lengths {value.min():.3f} to {value.max():.3f}" for n
 #
 # Write the norm. The formula is one line. What takes care is half precision. A float16 number ends at 65,504, so
 # already the square of 300 is infinite there. Llama therefore computes the norm in float32, rounds the *quotient* to
-# the input's dtype, and only then multiplies by `weight`. The last bit of every number in the model depends on that
+# the input's dtype, and only then multiplies by `weight`. The last bit of many numbers in the model depends on that
 # order.
 #
 # *Difficulty 2 of 5 · 15 minutes · 4 points*
@@ -341,6 +341,10 @@ class RMSNorm(nn.Module):
         "mean_square = wide",
         "wide = wide - wide.mean(dim=-1, keepdim=True)\n        mean_square = wide",
     ),
+    "the mean is subtracted last, from the quotient": (
+        "return quotient.to(x.dtype)",
+        "quotient = quotient - quotient.mean(dim=-1, keepdim=True)\n        return quotient.to(x.dtype)",
+    ),
     "the variance takes the place of the mean square: the mean is taken off in the root, but not from x": (
         "wide.square().mean(dim=-1, keepdim=True)",
         "wide.var(dim=-1, keepdim=True, unbiased=False)",
@@ -357,6 +361,10 @@ class RMSNorm(nn.Module):
     "the weight is multiplied in float32, before the rounding to x's dtype": (
         "return quotient.to(x.dtype) * self.weight",
         "return (quotient * self.weight).to(torch.promote_types(x.dtype, self.weight.dtype))",
+    ),
+    "the weight is multiplied before the quotient is rounded, and then the product is rounded to x's dtype": (
+        "return quotient.to(x.dtype) * self.weight",
+        "return (quotient * self.weight).to(x.dtype)",
     ),
     "the weight is cast to x's dtype before the product": (
         "return quotient.to(x.dtype) * self.weight",
@@ -729,6 +737,29 @@ for batch, length, d_model, n_heads, n_kv_heads, base, dtype in cases:
     check.close(
         layer(x, apart), twin(x, apart).detach(), f"{case}, at the positions 3, 4, 7, 8, 11, ...: equal too", atol=5e-5
     )
+
+length = 6
+state = {
+    name: values(12, width, seed=50 + i, dtype=torch.float64) / 12**0.5
+    for i, (name, width) in enumerate({"w_q": 12, "w_k": 6, "w_v": 6, "w_o": 12}.items())
+}
+layer = GroupedQueryAttention(12, 2, 1)
+layer.double()
+layer.load_state_dict(state)
+twin = llama(state, 2, 1, 10_000.0, torch.float64)
+x = values(2, length, 12, seed=54, dtype=torch.float64)
+back, same, zero = torch.arange(length).flip(0), torch.full((length,), 2), torch.zeros(length, dtype=torch.int64)
+by_order = "What may be looked at goes by the order in x, whatever the positions are."
+check.close(
+    layer(x, back), twin(x, back).detach(), "at the positions 5, 4, 3, 2, 1, 0: still causal", atol=5e-5, hint=by_order
+)
+check.close(
+    layer(x, same),
+    twin(x, zero).detach(),
+    "all tokens at position 2: as if all were at position 0, and still causal",
+    atol=5e-5,
+    hint=by_order,
+)
 ### END HIDDEN TESTS
 
 # %% test="GroupedQueryAttention" points=2
@@ -895,6 +926,13 @@ class GroupedQueryAttention(nn.Module):
         ),
         ("        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)\n", ""),
     ],
+    "the queries are rotated before the split, as one long vector of d_model features, and the keys after it": [
+        (
+            "q = split_heads(x @ self.w_q, self.n_heads)",
+            "wide = (table.to(x.dtype) for table in rope_tables(positions, x.shape[-1], self.base))\n        q = split_heads(apply_rope(x @ self.w_q, *wide), self.n_heads)",
+        ),
+        ("q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)", "k = apply_rope(k, cos, sin)"),
+    ],
     "query heads and key-value heads are matched in turn, a, b, a, b": (
         "k, v = share_heads(k, self.n_heads), share_heads(v, self.n_heads)",
         "k, v = (part.repeat(1, self.n_heads // self.n_kv_heads, 1, 1) for part in (k, v))",
@@ -952,6 +990,10 @@ class GroupedQueryAttention(nn.Module):
         "self.d_k, self.base = n_heads, n_kv_heads, d_k, 10_000.0",
     ),
     "the positions that are given are ignored": ("if positions is None:\n            positions", "positions"),
+    "the mask is made of the positions, and not of the order of the tokens": (
+        "torch.ones(length, length, dtype=torch.bool).tril()",
+        "positions[:, None] >= positions[None, :]",
+    ),
     "there is no causal mask: tokens look into the future": ("attention(q, k, v, causal)", "attention(q, k, v)"),
     "a token may not look at itself": (".tril()", ".tril(-1)"),
     "a token may look one step into the future": (".tril()", ".tril(1)"),
@@ -1086,7 +1128,8 @@ def load_llama_block(block: LlamaBlock, state: dict[str, torch.Tensor]) -> None:
 
     Raises:
         ValueError: if a name is missing from state, if there is one that is not listed above, or if a tensor does not
-            have the shape that the block needs (d_model, n_heads, n_kv_heads or d_ff differ).
+            have the shape that the block needs (d_model, n_heads, n_kv_heads or d_ff differ). The block is then what it
+            was before.
     """
     ### BEGIN SOLUTION
     places = {
@@ -1310,6 +1353,13 @@ turned = {**layer, "mlp.up_proj.weight": layer["mlp.up_proj.weight"].T}
 check.raises(ValueError, lambda: load_llama_block(block, turned), "a matrix that somebody has turned over already")
 row = {**layer, "input_layernorm.weight": torch.ones(1)}
 check.raises(ValueError, lambda: load_llama_block(block, row), "one number cannot stand for a weight of two")
+doubled = {key: 2 * value for key, value in layer.items()}  # other numbers than the block has by now
+before = {key: value.clone() for key, value in block.state_dict().items()}
+for name, tensor in layer.items():
+    wrong = {**doubled, name: torch.cat([tensor, tensor])}
+    check.raises(ValueError, lambda wrong=wrong: load_llama_block(block, wrong), f"{name} of another shape")
+    for key, value in block.state_dict().items():
+        check.equal(value, before[key], f"{name} of another shape: {key} is what it was before")
 
 for number, (batch, length, d_model, n_heads, n_kv_heads, d_ff) in enumerate(
     ((3, 7, 24, 6, 2, 40), (1, 5, 16, 2, 2, 16))
@@ -1374,11 +1424,11 @@ def load_llama_block(block, state):
         pairs[f"mlp.{word}_proj.weight"] = getattr(block.feed_forward, f"w_{word}")
     if sorted(pairs) != sorted(state):
         raise ValueError("names")
+    values = {name: value.permute(*reversed(range(value.ndim))) for name, value in state.items()}
+    if any(values[name].shape != parameter.shape for name, parameter in pairs.items()):
+        raise ValueError("shapes")
     for name, parameter in pairs.items():
-        value = state[name].permute(*reversed(range(state[name].ndim)))
-        if value.shape != parameter.shape:
-            raise ValueError(name)
-        parameter.copy_(value)
+        parameter.copy_(values[name])
 
 
 # %% mistakes="LlamaBlock"
@@ -1498,6 +1548,10 @@ def load_llama_block(block, state):
         "if found[ours].shape != wanted[ours].shape:",
         "if False:",
     ),
+    "each tensor is written before the next is compared, so an error leaves the block half loaded": [
+        ('which does not fit {ours}")\n', 'which does not fit {ours}")\n        wanted[ours].copy_(found[ours])\n'),
+        ("    block.load_state_dict(found)\n", ""),
+    ],
     "the number of numbers is compared and not the shape": (
         "if found[ours].shape != wanted[ours].shape:",
         "if found[ours].numel() != wanted[ours].numel():",
@@ -1510,7 +1564,7 @@ def load_llama_block(block, state):
 }
 
 # %% [markdown]
-# ## Exercise 5 · `matched_d_ff`
+# ## Exercise 5 · `block_parameters`, `matched_d_ff` and `cache_bytes`
 #
 # Two recipes can be compared only if neither has more parameters than the other. So count. A Llama block has no biases and
 # fewer keys and values, but three feed-forward matrices in place of two. How wide may they be for the same total as a
@@ -1885,7 +1939,7 @@ print(
 
 # %% [markdown]
 # Read the left panel first: which recipe learns more from the same text? The right one charges each recipe for its own
-# time: a step is not the same work in both, although the parameters are as many. Does that change your answer? Which parts of
+# time, on this machine and with this code: a step is not the same work in both, although the parameters are as many. Does that change your answer? Which parts of
 # your code take the time? (PyTorch has fast code of its own for some of these parts; yours is written to be read.)
 #
 # One seed proves little. Run the cell again with `side_by_side(seed=1)`. Is the gap between the recipes larger than the gap

@@ -27,7 +27,7 @@
 # | query 0, position 3 | yes | yes | yes | yes | no |
 # | query 1, position 4 | yes | yes | yes | yes | yes |
 #
-# Cut the usual triangle off at the upper left instead, and query 1 sees the keys 0 and 1 only. Let its scores be
+# Take the *first* two rows of the usual triangle instead, and query 1 sees the keys 0 and 1 only. Let its scores be
 # $0, 0, 0, 0$ and $\ln 16$: it is mostly interested in itself. The right weights are $1/20$ for each old token and
 # $16/20 = 0.8$ for its own. The wrong ones are $1/2$ and $1/2$, on the two oldest tokens. Both rows sum to one, and
 # nothing crashes. PyTorch's `is_causal=True` does the second thing, on purpose. The course does the first.
@@ -68,7 +68,7 @@ attention = carry("ch01/lab01", "attention")
 # ## A picture
 #
 # Eight tokens are known. Move the slider to choose how many of them are new, and hover to see who looks at whom. The weights
-# are computed from random queries and keys, and nothing is drawn where a key is hidden. Below eight queries the two sides part.
+# are computed from random queries and keys, and nothing is drawn where a key is hidden. With fewer than eight queries the two sides differ.
 # With one query, as when a model writes its next token, the newest token sees everything on the left. On the right it
 # sees the first token and nothing else.
 
@@ -459,6 +459,10 @@ def prefix_mask(T_q, T_k, prefix):
         "return causal_mask(T_q, T_k) | (torch.arange(T_k) < prefix)  # (T_q, T_k) beside (T_k,)",
         "return causal_mask(T_q, T_k) | ((torch.arange(T_q) + T_k - T_q).unsqueeze(-1) < prefix)",
     ),
+    "the queries that see the prefix are told by their number and not by their position among the keys": (
+        "| (torch.arange(T_k) < prefix)",
+        "| ((torch.arange(T_k) < prefix) & (torch.arange(T_q).unsqueeze(-1) < prefix))",
+    ),
     "the last tokens are opened to everybody and not the first": (
         "torch.arange(T_k) < prefix",
         "torch.arange(T_k) >= T_k - prefix",
@@ -690,6 +694,10 @@ def decoder_mask(lengths, T_q, T_k, side="right", window=None):
         "else place >= T - count",
         "else place >= T - count - 1",
     ),
+    "with padding on the left, the first real token is hidden": (
+        "else place >= T - count",
+        "else place > T - count",
+    ),
     "all sequences get the length of the first": (
         "lengths.unsqueeze(-1)",
         "lengths[:1].expand(len(lengths)).unsqueeze(-1)",
@@ -791,8 +799,8 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Softmax over the last axis, as if the hidden places were not there at all.
 
     Args:
-        scores: (..., T_q, T_k), of any floating-point dtype. Scores that may be seen are finite, and may be as large as
-            the dtype allows. What stands in hidden places is arbitrary: infinities and NaN are possible.
+        scores: (..., T_q, T_k), of any floating-point dtype. Scores that may be seen are finite, and may be as large or
+            as small as the dtype allows. What stands in hidden places is arbitrary: infinities and NaN are possible.
         mask: bool, of a shape that broadcasts to that of scores. True = may look.
 
     Returns:
@@ -917,6 +925,7 @@ for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.f
         ("all scores very negative", torch.full((9, 13), -large, dtype=dtype)),
         ("hidden scores very large", scores[0, 0].to(dtype).masked_fill(~some, large)),
         ("visible scores very negative", scores[0, 0].to(dtype).masked_fill(some, -large)),
+        ("visible scores the lowest there are", scores[0, 0].to(dtype).masked_fill(some, torch.finfo(dtype).min)),
     ):
         want = by_rows(given, some).to(dtype)
         check.close(masked_softmax(given, some), want, f"{dtype}, {name}", atol=tolerance)
@@ -1017,6 +1026,10 @@ def masked_softmax(scores, mask):
         "scores.masked_fill(~mask, -math.inf)",
         "scores.masked_fill(~mask, -1e9)",
     ),
+    "hidden scores are the smallest number of the dtype, and a visible score can be that small too": (
+        "    seen = scores.masked_fill(~mask, -math.inf).masked_fill(empty, 0.0)  # no row is -inf throughout\n    return torch.softmax(seen, dim=-1).masked_fill(empty, 0.0)",
+        "    seen = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)\n    return torch.softmax(seen, dim=-1).masked_fill(~mask, 0.0)",
+    ),
     "a row that sees nothing keeps the even weights that were only meant to avoid the NaN": (
         "torch.softmax(seen, dim=-1).masked_fill(empty, 0.0)",
         "torch.softmax(seen, dim=-1)",
@@ -1067,6 +1080,10 @@ class TinyDecoder(nn.Module):
     """Given: attention layers that predict the next token; ``fault`` plants a mistake.
 
     A call takes ids (B, T), int64, with T up to 16, and returns probabilities (B, T, n_symbols).
+
+    The faults: "no mask", "one ahead", "one place", "strict", "strict, NaN", "mask after the softmax", "a mean over the
+    tokens", "looks for the last symbol", "NaN when the last symbol comes last", "whisper", "whisper beside 1000" (which
+    returns numbers near 1000 and no probabilities) and "dropout". "none" is a sound model.
     """
 
     def __init__(self, fault: str = "none", layers: int = 1, window: int = 16, n_symbols: int = 5, seed: int = 0):
@@ -1100,6 +1117,8 @@ class TinyDecoder(nn.Module):
         p = (x @ self.head).softmax(dim=-1)  # (B, T, n_symbols)
         if self.fault == "looks for the last symbol":
             p = torch.where((ids == last).any(dim=1)[:, None, None], p.flip(-1), p)
+        if self.fault == "whisper beside 1000":
+            p = 1000 + 1e-3 * (ids == 0).any(dim=1)[:, None, None].expand_as(p)
         if self.fault == "NaN when the last symbol comes last":
             p = p.masked_fill((ids[:, -1] == last)[:, None, None], math.nan)
         if self.fault == "strict, NaN":
@@ -1198,6 +1217,11 @@ check.equal(
 whisper, quiet = TinyDecoder("whisper"), torch.tensor([1, 3, 2, 1, 3, 2])
 check.equal(influence(whisper, quiet, 5), square, "a leak that moves the numbers by less than a thousandth")
 check.equal(influence(whisper, quiet, 5, atol=0.01).triu(1), ~square, "the same leak, with atol=0.01")
+check.equal(
+    influence(TinyDecoder("whisper beside 1000"), quiet, 5),
+    square,
+    "numbers of 1000 that move by a thousandth, which is more than atol",
+)
 # The truth is known from how each model is built.
 one_place, last_column, strict = square.tril(), square.tril(), square.tril()
 one_place[1, 4] = True
@@ -1330,6 +1354,10 @@ def leaks(model, ids, n_symbols, atol=1e-5):
         "rtol=0.0, atol=atol",
         "rtol=1.0, atol=atol",
     ),
+    "rtol is left at its default, so a small change of a large number counts as none": (
+        "rtol=0.0, atol=atol",
+        "atol=atol",
+    ),
     "leaks does not pass atol on": (
         "influence(model, ids, n_symbols, atol) & future",
         "influence(model, ids, n_symbols) & future",
@@ -1351,6 +1379,10 @@ def leaks(model, ids, n_symbols, atol=1e-5):
         "[(int(i), int(j)) for i, j in pairs]",
         "[(int(j), int(i)) for i, j in pairs]",
     ),
+    "the pairs are sorted by the changed token first, and not by the output": (
+        "for i, j in pairs]",
+        "for i, j in sorted(pairs.tolist(), key=lambda pair: pair[::-1])]",
+    ),
     "only the first leak of each output is returned": (
         "return [(int(i), int(j)) for i, j in pairs]",
         "return [(i, min(int(b) for a, b in pairs if a == i)) for i in sorted({int(a) for a, _ in pairs})]",
@@ -1360,7 +1392,7 @@ def leaks(model, ids, n_symbols, atol=1e-5):
 # %% [markdown]
 # ## Look at it
 #
-# First your test at work, on all faults. Then the same test as a measuring instrument: a sound decoder with a window of
+# First your test at work, on ten models. Then the same test as a measuring instrument: a sound decoder with a window of
 # three tokens, in one, two, three and four layers. How far back does the last output see? Move the slider.
 
 # %%
@@ -1412,8 +1444,8 @@ figure.show()
 # Look at the two lines for "whisper" first. It leaks, and in the text `[1, 0, 2, 1, 0, 2]` your test finds nothing. Find out why, in the code of
 # `TinyDecoder`. A test by single changes is exact for the text it starts from, and says nothing about others. So start from more than one.
 #
-# "strict" has no leaks either, and yet it is a mistake. What can a model with that mask not do, if it has no connection around the attention? Look
-# at the rows 0 and 1 of its influence, too.
+# "strict" has no leaks either, and yet it is a mistake. What can a model with that mask not do, if it has no connection around the attention? Run
+# `influence(TinyDecoder("strict"), torch.tensor([1, 0, 2, 1, 0, 2]), 5)` and look at its rows 0 and 1, too.
 #
 # A window of $w$ does not mean that a model sees $w$ tokens. Each layer hands on what the layer below has gathered, so $L$
 # layers reach back $L (w - 1)$ places. Jiang et al. (2023) count on this: a window of 4,096 in 32 layers. What does the picture *not* tell

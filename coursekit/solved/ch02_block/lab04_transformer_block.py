@@ -9,7 +9,8 @@ from torch import nn
 
 from coursekit import carry
 
-# attention(q, k, v, mask=None) -> (output, weights); True in the mask means: may look
+# attention(q, k, v, mask=None) -> (output, weights)
+# True in the mask means: may look; a row that may look at nothing gives zeros
 attention = carry("ch01/lab01", "attention")
 # split_heads(x, n_heads): (B, T, d_model) -> (B, H, T, d_k), and merge_heads(x) back
 split_heads = carry("ch01/lab03", "split_heads")
@@ -263,7 +264,7 @@ class Block(nn.Module):
         and no other parameters or buffers. norm_1 goes with the attention, norm_2 with the feed-forward network.
 
         The seed decides all first weights. The parts of a block are independent: attention and feed-forward network
-        have different seeds, and no part of a block with seed s has the seed of a part of a block with seed s + 1.
+        have different seeds, and no part of a block has the seed of a part of a block with another seed.
 
     Source: Vaswani et al., Attention Is All You Need, 2017 (post-norm); Radford et al., Language Models are Unsupervised
     Multitask Learners, 2019 (pre-norm).
@@ -493,8 +494,16 @@ class Block(nn.Module):
         "seed=2 * config.seed + 1)",
         "seed=2 * config.seed)",
     ),
+    "both parts get the seed of the config as it is, so their first matrices hold the same numbers": [
+        ("seed=2 * config.seed + 1)", "seed=config.seed)"),
+        ("seed=2 * config.seed)", "seed=config.seed)"),
+    ],
     "the feed-forward network of one block has the seed of the next block's attention": [
         ("seed=2 * config.seed + 1)", "seed=config.seed + 1)"),
+        ("seed=2 * config.seed)", "seed=config.seed)"),
+    ],
+    "the second part has the seed of the first part plus 1000, which is the seed of the first part of a later block": [
+        ("seed=2 * config.seed + 1)", "seed=config.seed + 1000)"),
         ("seed=2 * config.seed)", "seed=config.seed)"),
     ],
     "the seed of the config is ignored, so all blocks of a model begin alike": [

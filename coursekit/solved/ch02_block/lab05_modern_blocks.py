@@ -88,6 +88,10 @@ class RMSNorm(nn.Module):
         "mean_square = wide",
         "wide = wide - wide.mean(dim=-1, keepdim=True)\n        mean_square = wide",
     ),
+    "the mean is subtracted last, from the quotient": (
+        "return quotient.to(x.dtype)",
+        "quotient = quotient - quotient.mean(dim=-1, keepdim=True)\n        return quotient.to(x.dtype)",
+    ),
     "the variance takes the place of the mean square: the mean is taken off in the root, but not from x": (
         "wide.square().mean(dim=-1, keepdim=True)",
         "wide.var(dim=-1, keepdim=True, unbiased=False)",
@@ -104,6 +108,10 @@ class RMSNorm(nn.Module):
     "the weight is multiplied in float32, before the rounding to x's dtype": (
         "return quotient.to(x.dtype) * self.weight",
         "return (quotient * self.weight).to(torch.promote_types(x.dtype, self.weight.dtype))",
+    ),
+    "the weight is multiplied before the quotient is rounded, and then the product is rounded to x's dtype": (
+        "return quotient.to(x.dtype) * self.weight",
+        "return (quotient * self.weight).to(x.dtype)",
     ),
     "the weight is cast to x's dtype before the product": (
         "return quotient.to(x.dtype) * self.weight",
@@ -321,6 +329,13 @@ class GroupedQueryAttention(nn.Module):
         ),
         ("        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)\n", ""),
     ],
+    "the queries are rotated before the split, as one long vector of d_model features, and the keys after it": [
+        (
+            "q = split_heads(x @ self.w_q, self.n_heads)",
+            "wide = (table.to(x.dtype) for table in rope_tables(positions, x.shape[-1], self.base))\n        q = split_heads(apply_rope(x @ self.w_q, *wide), self.n_heads)",
+        ),
+        ("q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)", "k = apply_rope(k, cos, sin)"),
+    ],
     "query heads and key-value heads are matched in turn, a, b, a, b": (
         "k, v = share_heads(k, self.n_heads), share_heads(v, self.n_heads)",
         "k, v = (part.repeat(1, self.n_heads // self.n_kv_heads, 1, 1) for part in (k, v))",
@@ -378,6 +393,10 @@ class GroupedQueryAttention(nn.Module):
         "self.d_k, self.base = n_heads, n_kv_heads, d_k, 10_000.0",
     ),
     "the positions that are given are ignored": ("if positions is None:\n            positions", "positions"),
+    "the mask is made of the positions, and not of the order of the tokens": (
+        "torch.ones(length, length, dtype=torch.bool).tril()",
+        "positions[:, None] >= positions[None, :]",
+    ),
     "there is no causal mask: tokens look into the future": ("attention(q, k, v, causal)", "attention(q, k, v)"),
     "a token may not look at itself": (".tril()", ".tril(-1)"),
     "a token may look one step into the future": (".tril()", ".tril(1)"),
@@ -496,7 +515,8 @@ def load_llama_block(block: LlamaBlock, state: dict[str, torch.Tensor]) -> None:
 
     Raises:
         ValueError: if a name is missing from state, if there is one that is not listed above, or if a tensor does not
-            have the shape that the block needs (d_model, n_heads, n_kv_heads or d_ff differ).
+            have the shape that the block needs (d_model, n_heads, n_kv_heads or d_ff differ). The block is then what it
+            was before.
     """
     places = {
         "norm_1.weight": "input_layernorm.weight",
@@ -636,6 +656,10 @@ def load_llama_block(block: LlamaBlock, state: dict[str, torch.Tensor]) -> None:
         "if found[ours].shape != wanted[ours].shape:",
         "if False:",
     ),
+    "each tensor is written before the next is compared, so an error leaves the block half loaded": [
+        ('which does not fit {ours}")\n', 'which does not fit {ours}")\n        wanted[ours].copy_(found[ours])\n'),
+        ("    block.load_state_dict(found)\n", ""),
+    ],
     "the number of numbers is compared and not the shape": (
         "if found[ours].shape != wanted[ours].shape:",
         "if found[ours].numel() != wanted[ours].numel():",

@@ -163,6 +163,10 @@ def prefix_mask(T_q: int, T_k: int, prefix: int) -> torch.Tensor:
         "return causal_mask(T_q, T_k) | (torch.arange(T_k) < prefix)  # (T_q, T_k) beside (T_k,)",
         "return causal_mask(T_q, T_k) | ((torch.arange(T_q) + T_k - T_q).unsqueeze(-1) < prefix)",
     ),
+    "the queries that see the prefix are told by their number and not by their position among the keys": (
+        "| (torch.arange(T_k) < prefix)",
+        "| ((torch.arange(T_k) < prefix) & (torch.arange(T_q).unsqueeze(-1) < prefix))",
+    ),
     "the last tokens are opened to everybody and not the first": (
         "torch.arange(T_k) < prefix",
         "torch.arange(T_k) >= T_k - prefix",
@@ -252,6 +256,10 @@ def decoder_mask(
         "else place >= T - count",
         "else place >= T - count - 1",
     ),
+    "with padding on the left, the first real token is hidden": (
+        "else place >= T - count",
+        "else place > T - count",
+    ),
     "all sequences get the length of the first": (
         "lengths.unsqueeze(-1)",
         "lengths[:1].expand(len(lengths)).unsqueeze(-1)",
@@ -318,8 +326,8 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Softmax over the last axis, as if the hidden places were not there at all.
 
     Args:
-        scores: (..., T_q, T_k), of any floating-point dtype. Scores that may be seen are finite, and may be as large as
-            the dtype allows. What stands in hidden places is arbitrary: infinities and NaN are possible.
+        scores: (..., T_q, T_k), of any floating-point dtype. Scores that may be seen are finite, and may be as large or
+            as small as the dtype allows. What stands in hidden places is arbitrary: infinities and NaN are possible.
         mask: bool, of a shape that broadcasts to that of scores. True = may look.
 
     Returns:
@@ -389,6 +397,10 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         "scores.masked_fill(~mask, -math.inf)",
         "scores.masked_fill(~mask, -1e9)",
     ),
+    "hidden scores are the smallest number of the dtype, and a visible score can be that small too": (
+        "    seen = scores.masked_fill(~mask, -math.inf).masked_fill(empty, 0.0)  # no row is -inf throughout\n    return torch.softmax(seen, dim=-1).masked_fill(empty, 0.0)",
+        "    seen = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)\n    return torch.softmax(seen, dim=-1).masked_fill(~mask, 0.0)",
+    ),
     "a row that sees nothing keeps the even weights that were only meant to avoid the NaN": (
         "torch.softmax(seen, dim=-1).masked_fill(empty, 0.0)",
         "torch.softmax(seen, dim=-1)",
@@ -429,6 +441,10 @@ class TinyDecoder(nn.Module):
     """Given: attention layers that predict the next token; ``fault`` plants a mistake.
 
     A call takes ids (B, T), int64, with T up to 16, and returns probabilities (B, T, n_symbols).
+
+    The faults: "no mask", "one ahead", "one place", "strict", "strict, NaN", "mask after the softmax", "a mean over the
+    tokens", "looks for the last symbol", "NaN when the last symbol comes last", "whisper", "whisper beside 1000" (which
+    returns numbers near 1000 and no probabilities) and "dropout". "none" is a sound model.
     """
 
     def __init__(self, fault: str = "none", layers: int = 1, window: int = 16, n_symbols: int = 5, seed: int = 0):
@@ -462,6 +478,8 @@ class TinyDecoder(nn.Module):
         p = (x @ self.head).softmax(dim=-1)  # (B, T, n_symbols)
         if self.fault == "looks for the last symbol":
             p = torch.where((ids == last).any(dim=1)[:, None, None], p.flip(-1), p)
+        if self.fault == "whisper beside 1000":
+            p = 1000 + 1e-3 * (ids == 0).any(dim=1)[:, None, None].expand_as(p)
         if self.fault == "NaN when the last symbol comes last":
             p = p.masked_fill((ids[:, -1] == last)[:, None, None], math.nan)
         if self.fault == "strict, NaN":
@@ -562,6 +580,10 @@ def leaks(model: nn.Module, ids: torch.Tensor, n_symbols: int, atol: float = 1e-
         "rtol=0.0, atol=atol",
         "rtol=1.0, atol=atol",
     ),
+    "rtol is left at its default, so a small change of a large number counts as none": (
+        "rtol=0.0, atol=atol",
+        "atol=atol",
+    ),
     "leaks does not pass atol on": (
         "influence(model, ids, n_symbols, atol) & future",
         "influence(model, ids, n_symbols) & future",
@@ -582,6 +604,10 @@ def leaks(model: nn.Module, ids: torch.Tensor, n_symbols: int, atol: float = 1e-
     "the pairs are written as (token, output) and not as (output, token)": (
         "[(int(i), int(j)) for i, j in pairs]",
         "[(int(j), int(i)) for i, j in pairs]",
+    ),
+    "the pairs are sorted by the changed token first, and not by the output": (
+        "for i, j in pairs]",
+        "for i, j in sorted(pairs.tolist(), key=lambda pair: pair[::-1])]",
     ),
     "only the first leak of each output is returned": (
         "return [(int(i), int(j)) for i, j in pairs]",
