@@ -13,13 +13,13 @@
 #
 # ## The idea
 #
-# *An [MASK] sees a cat.* What is hidden? Something singular, because of *sees*, and its name begins with a vowel. The
-# first clue stands on the right. A GPT, which reads from left to right, has to guess before it gets there. For writing
+# *The [MASK] hears a cat.* What is hidden? One being and not several, because of *hears*, and one with ears. Both clues
+# stand on the right. A GPT, which reads from left to right, has to guess before it gets there. For writing
 # there is no other way. For reading there is: let every token look at every other.
 #
 # But what should such a model be asked? Not for the next token, since that is in plain sight. BERT's answer is a cloze
 # test. Choose 15% of the tokens, hide them, and ask for those. A tenth of the chosen is not hidden at all and a tenth is
-# replaced by some other word, so that a word in sight may be wrong. The page [Masked language
+# replaced by a random word, so that a word in sight may be wrong. The page [Masked language
 # models](../../book/ch03_transformer/masked_language_models.md) explains why.
 #
 # In numbers. Of eight tokens two were chosen, and the model gives the right answers the probabilities 0.5 and 0.25.
@@ -30,7 +30,7 @@
 #
 # You build BERT here: the masking, the encoder, the head that guesses, and the head that sorts whole sentences.
 # What is new since [Lab 3.3](lab03_decoder_only.ipynb) is small: attention without a triangle, the norm behind each
-# addition and not before it, a table for the segments, a norm on the embeddings. The judge is `transformers`' BERT with the same
+# addition and not before it, a table for the segments, a norm on the embeddings, and a head with one more layer and a bias. The judge is `transformers`' BERT with the same
 # weights: same outputs, same gradients. (Its dropout is left out. In evaluation it does nothing.)
 #
 # ## Shapes
@@ -196,12 +196,13 @@ print(f"expected after {epochs} epochs with fresh masks: a share of 1 - 0.85^{ep
 # %% [markdown]
 # With fresh masks almost every token is asked about sooner or later, and each time with other neighbours in sight. With masks drawn once
 # the same few questions come back, and a model with enough room learns the answers by heart. Nothing crashes, and the
-# training loss is lower than ever. Which validation loss would tell you?
+# training loss is lower than ever. A validation loss on other texts would tell you. So would the same texts with
+# fresh masks.
 #
 # ## Exercise 1 · `mask_tokens`
 #
 # Choose the tokens to be asked about, and disguise them. Each ordinary token is chosen with probability `share`,
-# independently of all others, so their number differs from text to text. Of the chosen, 80% become `MASK`, 10% some ordinary token, and 10% stay as they are. All of
+# independently of all others, so their number differs from text to text. Of the chosen, 80% become `MASK`, 10% a random ordinary token (now and then the same one), and 10% stay as they are. All of
 # the chosen are asked about, also those that stay.
 #
 # The random numbers come from a generator that the caller owns. It moves on with every draw, so two calls give two
@@ -629,7 +630,7 @@ draw = torch.Generator().manual_seed(1)
 block.load_state_dict({name: torch.randn(w.shape, generator=draw) / 2 for name, w in block.state_dict().items()})
 x = torch.randn(1, 6, 6, generator=draw)
 changed = torch.cat([x[:, :5], -2 * x[:, 5:]], dim=1)
-moved = float((block(changed) - block(x))[:, 0].abs().max())
+moved = float((block(changed) - block(x)).detach()[:, 0].abs().max())
 check.that(
     moved > 1e-3,
     "the first token sees the last one",
@@ -1300,6 +1301,7 @@ check.close(mlm_loss(logits, one), -logits[1, 2].log_softmax(-1)[2], "a batch in
 from coursekit import check
 
 import torch
+from torch.nn import functional as F
 
 settings = {"vocab_size": 40, "context": 24, "d_model": 48, "n_layers": 2, "n_heads": 3, "d_ff": 80}
 state = MaskedLM(EncoderConfig(**settings)).state_dict()
@@ -1309,6 +1311,16 @@ check.equal(
     outside, wanted, "the parameters outside the encoder", hint="The head's matrix is the encoder's token table."
 )
 check.equal(sum(w.numel() for w in state.values()), 40_568, "the number of parameters with 2 layers")
+# With zeros in w_transform, what is left are b_transform, the norm, the table and b_vocab.
+model = MaskedLM(EncoderConfig(vocab_size=3, context=4, d_model=4, n_layers=1, n_heads=2, d_ff=8))
+state = {name: torch.zeros_like(w) for name, w in model.state_dict().items()}
+table = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
+bias, before = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, -1.0, 0.0, 1.0])
+state |= {"encoder.token_embedding": table, "b_vocab": bias, "b_transform": before}
+model.load_state_dict(state | {"transform_norm.weight": torch.ones(4)})
+wanted = (F.layer_norm(F.gelu(before), (4,)) @ table.T + bias).expand(1, 2, 3)
+what = "zeros in w_transform: norm(GELU(b_transform)) @ table.T + b_vocab"
+check.close(model(torch.tensor([[1, 2]])), wanted, what)
 ### BEGIN HIDDEN TESTS
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertForMaskedLM
@@ -1346,7 +1358,12 @@ for batch, length, V, context, d, n_layers, n_heads, d_ff, eps in (
     case = f"B={batch}, T={length}, V={V}, d_model={d}, {n_layers} layers, eps={eps:g}"
     out = twin(ids, attention_mask=real.long(), token_type_ids=segments, labels=labels)
     found = model(ids, real, segments)
-    check.close(found[real], out.logits.detach()[real], f"{case}: the logits equal BertForMaskedLM's", atol=1e-9)
+    check.close(
+        found[real],
+        out.logits.detach()[real],
+        f"{case}: at the real places, one row for each, the logits equal BertForMaskedLM's",
+        atol=1e-9,
+    )
     check.close(mlm_loss(found, labels), out.loss.detach(), f"{case}: the loss equals BertForMaskedLM's", atol=1e-9)
     out.loss.backward()
     wanted = from_bert({name: w.grad for name, w in named.items()})
@@ -1400,6 +1417,10 @@ def mlm_loss(logits, labels):
 
 # %% mistakes="MaskedLM"
 {
+    "the norm of the head comes before its GELU and not after it": [
+        ("x = gelu(x @ self.w_transform + self.b_transform)", "x = x @ self.w_transform + self.b_transform"),
+        ("x = self.transform_norm(x)  # (B, T, d_model)", "x = gelu(self.transform_norm(x))"),
+    ],
     "the loss is averaged over all places, asked about or not": (
         "(-1, labels[asked].unsqueeze(-1)).mean()",
         "(-1, labels[asked].unsqueeze(-1)).sum() / labels.numel()",
@@ -1655,11 +1676,13 @@ outside = sorted(name for name in state if not name.startswith("encoder."))
 check.equal(outside, ["b_out", "b_pool", "w_out", "w_pool"], "the parameters of the head")
 for name, w in before.items():
     check.equal(state[f"encoder.{name}"], w, f"the encoder keeps its {name}")
-state = {name: torch.zeros_like(w) for name, w in state.items()} | {"b_out": torch.tensor([1.0, -2.0, 0.5])}
+state = {name: torch.zeros_like(w) for name, w in state.items()}
+state |= {"b_pool": torch.ones(12), "w_out": torch.ones(12, 3), "b_out": torch.tensor([1.0, -2.0, 0.5])}
 classifier.load_state_dict(state)
 ids = torch.tensor([[CLS, 7, 8, SEP, PAD], [CLS, 5, 6, 9, SEP]])
 found = classifier(ids, ids != PAD)
-check.close(found, torch.tensor([[1.0, -2.0, 0.5]] * 2), "zeros everywhere, but for b_out: the logits are b_out")
+wanted = (12 * torch.tanh(torch.tensor(1.0)) + torch.tensor([1.0, -2.0, 0.5])).expand(2, 3)
+check.close(found, wanted, "zeros in w_pool, ones in b_pool and w_out: the logits are 12 tanh(1) + b_out")
 after = encoder.state_dict()
 check.equal(
     after["token_embedding"], torch.zeros(11, 12), "the encoder of the classifier is the one that was handed in"
@@ -1852,7 +1875,7 @@ class Classifier(nn.Module):
 # plural. Verbs agree. *It* and *they* agree with the subject of the first sentence.
 #
 # Training makes fresh sentences and fresh masks at every step. It is short, so it hides 30% and not 15%: twice as many questions in a
-# step. The validation loss, which asks at 15%, is measured on 200 pairs that are kept apart, and on
+# step. With more hidden there is less to go by, so its training loss ends *above* the validation loss. The validation loss, which asks at 15%, is measured on 200 pairs that are kept apart, and on
 # *these* the masks are the same each time: here, and only here, a new generator with the same seed is right. Otherwise the curve
 # would also show the luck of the draw.
 #
@@ -1986,11 +2009,16 @@ figure.update_xaxes(
 figure.update_yaxes(title_text="probability of that word", range=[0, 1.05])
 figure.update_layout(height=340)
 figure.show()
+both = ids.clone()
+both[0, [10, 11]] = MASK  # "it" and "hears"
+with torch.no_grad():
+    value = model(both, segments=segments)[0, 10].softmax(-1)[number["it"]]
+print(f"it, with hears hidden as well: {value:.2f}")
 
 # %% [markdown]
 # Which of these guesses would be out of reach for a GPT of any size? Go through the bars from left to right, and cover with your hand what stands
-# to the right of each. And look at *it*: the clue is in the other sentence. Would that bar be as high if
-# the encoder read each sentence on its own?
+# to the right of each. And look at *it*: its own verb gives it away. The last line of the output hides
+# *hears* as well. What is left is the clue in the other sentence. How high would that number be if the encoder read each sentence on its own?
 #
 # At last, a use for what was learnt. In half of the pairs *it* and *they* are exchanged, and the verb goes along, so that each
 # sentence alone is correct. Does the second fit the first? A `Classifier` gets 96 examples, once with the trained encoder and once with
@@ -2027,8 +2055,8 @@ for name in ("trained", "fresh"):
 
 # %% [markdown]
 # Half of the answers are right by chance. For the fresh encoder, compare the loss on the 96 examples with the share of right
-# answers on new pairs: what has it learnt? Then do the same for the trained one. One run per row is not much: change
-# the seed of the draw and see how far the numbers move before you believe in an order of the three poolings. `notebooks/ch03_masked_lm.py` measures
+# answers on new pairs: what has it learnt? Then do the same for the trained one. With the trained encoder the task is too easy to tell the
+# three poolings apart. One run per row is not much, either: change the seed of the draw and see how far the fresh encoder's rows move. `notebooks/ch03_masked_lm.py` measures
 # pooling over several seeds, and also what the right-hand side is worth.
 #
 # ## Common mistakes
@@ -2051,7 +2079,8 @@ for name in ("trained", "fresh"):
 # ## Going further
 #
 # - **A real one.** `from_bert` knows the names of BERT. Fetch a small one from the hub, and give its weights to your `MaskedLM`:
-#   `EncoderConfig(30522, 512, 128, 2, 2, 512)` fits the one that is called *tiny*. What does it say to "the capital of [MASK] is paris"?
+#   `EncoderConfig(30522, 512, 128, 2, 2, 512)` fits the one that is called *tiny*. Its special tokens have other numbers than
+#   ours: take them from its tokenizer, and give `from_bert` the `state_dict` of a `BertForMaskedLM`. What does it say to "the capital of [MASK] is paris"?
 #   (Iulia Turc, Ming-Wei Chang, Kenton Lee, Kristina Toutanova, Well-Read Students Learn Better: On the Importance of Pre-training Compact Models, 2019.)
 # - **Ask everywhere.** Let a small model fill in the masks, and ask a second one for each token whether it is the original. That gives a lesson
 #   at every place. (Kevin Clark, Minh-Thang Luong, Quoc V. Le, Christopher D. Manning, ELECTRA: Pre-training Text Encoders as

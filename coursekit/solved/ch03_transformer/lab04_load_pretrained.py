@@ -308,7 +308,7 @@ def gpt_config(settings: dict) -> GPTConfig:
             "    settings = small | settings\n    if False:\n",
         ),
     ],
-    "a setting that has to be there gives a KeyError": ("    if missing:\n", "    if False:\n"),
+    "a setting that has to be there is absent, and no ValueError names it": ("    if missing:\n", "    if False:\n"),
 }
 
 # %% exercise="convert_gpt2"
@@ -581,7 +581,8 @@ def load_pretrained(folder: str | Path) -> GPT:
     Args:
         folder: holds config.json, and either model.safetensors, or shards and model.safetensors.index.json, whose
             "weight_map" says for the name of each tensor in which file of the folder it is. If both are there, the single
-            file counts. Files that are not named by the index play no part.
+            file counts. Files that are not named by the index play no part; of
+            the others every tensor counts.
 
     Returns:
         The model, float32 whatever the dtype of the files, in evaluation mode.

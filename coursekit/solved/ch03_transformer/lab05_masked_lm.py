@@ -566,6 +566,10 @@ def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 # %% mistakes="MaskedLM"
 {
+    "the norm of the head comes before its GELU and not after it": [
+        ("x = gelu(x @ self.w_transform + self.b_transform)", "x = x @ self.w_transform + self.b_transform"),
+        ("x = self.transform_norm(x)  # (B, T, d_model)", "x = gelu(self.transform_norm(x))"),
+    ],
     "the loss is averaged over all places, asked about or not": (
         "(-1, labels[asked].unsqueeze(-1)).mean()",
         "(-1, labels[asked].unsqueeze(-1)).sum() / labels.numel()",
