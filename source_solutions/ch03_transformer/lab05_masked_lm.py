@@ -1311,15 +1311,16 @@ check.equal(
     outside, wanted, "the parameters outside the encoder", hint="The head's matrix is the encoder's token table."
 )
 check.equal(sum(w.numel() for w in state.values()), 40_568, "the number of parameters with 2 layers")
-# With zeros in w_transform, what is left are b_transform, the norm, the table and b_vocab.
+# With zeros in the encoder it returns the bias of its last norm, and w_transform changes nothing: the head is left.
 model = MaskedLM(EncoderConfig(vocab_size=3, context=4, d_model=4, n_layers=1, n_heads=2, d_ff=8))
-state = {name: torch.zeros_like(w) for name, w in model.state_dict().items()}
+filled = {name: torch.zeros_like(w) for name, w in model.state_dict().items()}
 table = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
 bias, before = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, -1.0, 0.0, 1.0])
-state |= {"encoder.token_embedding": table, "b_vocab": bias, "b_transform": before}
-model.load_state_dict(state | {"transform_norm.weight": torch.ones(4)})
-wanted = (F.layer_norm(F.gelu(before), (4,)) @ table.T + bias).expand(1, 2, 3)
-what = "zeros in w_transform: norm(GELU(b_transform)) @ table.T + b_vocab"
+filled |= {"encoder.token_embedding": table, "b_vocab": bias, "b_transform": before, "w_transform": torch.eye(4)}
+above = torch.tensor([0.5, 0.0, -1.5, 1.0])
+model.load_state_dict(filled | {"transform_norm.weight": torch.ones(4), "encoder.blocks.0.norm_2.bias": above})
+wanted = (F.layer_norm(F.gelu(above + before), (4,)) @ table.T + bias).expand(1, 2, 3)
+what = "with x from the encoder and the identity in w_transform: norm(GELU(x + b_transform)) @ table.T + b_vocab"
 check.close(model(torch.tensor([[1, 2]])), wanted, what)
 ### BEGIN HIDDEN TESTS
 from transformers import BertConfig

@@ -197,7 +197,8 @@ figure.show()
 
 # %% [markdown]
 # In the first picture the lower left part is full up to the padding: every word that is written may depend on every
-# real digit. The second has two more columns, and a model that uses them answers differently when its neighbour in the
+# real digit. The rows *memory of pad* are filled too: padding asks, but is not looked at, so what it gets is never used.
+# The second has two more columns, and a model that uses them answers differently when its neighbour in the
 # batch is longer. In the third the memory of the first digit knows nothing of the others. The fourth looks like the
 # first, and is wrong all the same: START may look at the memory of the first digit only, but the encoder has put a
 # little of everything into it. Such a model trains, only worse. The fifth has a full square at the lower right, and its
@@ -234,8 +235,9 @@ def sequence_loss(logits: torch.Tensor, target: torch.Tensor, pad_id: int) -> to
     """The mean of -ln(probability of the right token), over all target tokens that are not padding.
 
     Args:
-        logits: (B, T, V), floating point; position t is the guess about ``target[:, t]``. They may be as large as 10,000.
-        target: (B, T) integers from 0 to V - 1. The token pad_id is padding wherever it stands, every other one counts,
+        logits: (B, T, V), floating point, contiguous or not; position t is the guess about ``target[:, t]``. They may be as
+            large as 10,000.
+        target: (B, T) integers from 0 to V - 1, contiguous or not. The token pad_id is padding wherever it stands, every other one counts,
             END too.
         pad_id: the token that does not count.
 
@@ -793,7 +795,7 @@ class EncoderBlock(nn.Module):
         config: the settings.
 
     State:
-        Four submodules and nothing else: ``norm_1`` and ``norm_2``, the LayerNorm of Lab 2.1 with the eps of the settings;
+        Four submodules, and no other parameters or buffers: ``norm_1`` and ``norm_2``, the LayerNorm of Lab 2.1 with the eps of the settings;
         ``attention``, a CrossAttention that gets the same sequence twice; ``feed_forward``, the FeedForward of Lab 2.3. The
         same settings give the same first weights; no two matrices of a block begin with the same numbers, nor do those of
         blocks with the seeds 0 and 1.
@@ -853,7 +855,7 @@ class DecoderBlock(nn.Module):
         config: the settings.
 
     State:
-        Six submodules and nothing else: ``norm_1``, ``norm_2`` and ``norm_3``, with the eps of the settings;
+        Six submodules, and no other parameters or buffers: ``norm_1``, ``norm_2`` and ``norm_3``, with the eps of the settings;
         ``self_attention``, the CausalSelfAttention of Lab 2.4; ``cross_attention``, a CrossAttention; ``feed_forward``. The
         same settings give the same first weights; no two matrices of a block begin with the same numbers, nor do those of
         blocks with the seeds 0 and 1.
@@ -1489,7 +1491,8 @@ class Seq2Seq(nn.Module):
 # argument.)</details>
 # <details><summary>A bigger nudge</summary>A mask of padding is made by comparing tokens with <code>pad_id</code>; then it needs two axes of
 # length one in the middle. For the first weights one loop over <code>named_parameters()</code> will do, as in Lab 3.3: what a block
-# has drawn before is overwritten. The number of features that a matrix is multiplied by is the length of its first axis.</details>
+# has drawn before is overwritten. For the matrices of the blocks, the number of features is the length of the
+# first axis. A table is looked up, so its variance is 1 / d_model, the length of its <em>second</em> axis.</details>
 
 # %% test="Seq2Seq" points=4
 from coursekit import check
@@ -1709,6 +1712,10 @@ check.equal(sum(w.numel() for w in state.values()), 94_112, "the number of param
 check.close(
     float(state["target_embedding"].std()) * 48**0.5, 1.0, "the deviation of a table, times sqrt(d_model)", atol=0.1
 )
+large = Seq2Seq(Seq2SeqConfig(**settings | {"source_vocab": 400, "target_vocab": 300, "n_layers": 1})).state_dict()
+for name in ("source_embedding", "target_embedding"):
+    ratio = float(large[name].std()) * 48**0.5
+    check.close(ratio, 1.0, f"the deviation of {name} with many rows, times sqrt(d_model)", atol=0.1)
 ### BEGIN HIDDEN TESTS
 for name, w in state.items():
     check.equal(str(w.dtype), "torch.float32", f"the dtype of {name}")
@@ -1788,6 +1795,10 @@ class Seq2Seq(nn.Module):
 
 # %% mistakes="Seq2Seq"
 {
+    "the tables are drawn with a variance of one over their number of rows": (
+        'n_inputs = d_model if name.endswith("embedding") else w.shape[0]',
+        "n_inputs = w.shape[0]",
+    ),
     "the encoder has no final norm: its norm is made and never used": ("return self.encoder_norm(x)", "return x"),
     "there is no final norm between the decoder and the head": ("self.decoder_norm(x) @", "x @"),
     "the encoder's norm is used for the decoder as well": ("self.decoder_norm(x) @", "self.encoder_norm(x) @"),
@@ -2255,16 +2266,17 @@ figure.show()
 
 # %% [markdown]
 # The wrong model has the better loss, and it spells nothing. Under teacher forcing it copies. When it writes by itself, the
-# token it would copy is the one it has just written.
+# token it would copy is the one it has just read, and the first of them is START. So it writes START, for ever.
 #
 # Now see where the right one looks. The next cell writes a number and shows the weights of the cross-attention: a row for
 # each word *that is about to be written*, a column for each digit. Move the slider through the heads, or change the number.
 
 # %%
 number = 8_307
-source, target = batch_of([number])
+source, _ = batch_of([number])
 maps = []
 model = models["shifted"].eval()
+target = greedy_decode(model, source, 12)  # what the model writes by itself; the pass below shows where it looks
 hooks = [
     block.cross_attention.register_forward_hook(lambda part, given, result: maps.append(result[1][0]))
     for block in model.decoder
@@ -2310,13 +2322,15 @@ figure.show()
 # "three". Before "thousand" several look at the last two digits instead. Why there? What does the model have to know to
 # write that word, and could it get it from the 8?
 #
-# Now change `number`. Try 17: does your model get it right? Ours does not, although it had no mistake among 1,000 unseen
-# numbers. (How many of the numbers below 10,000 have two digits?) Then try five digits, such as 12,345. All the words
+# Now change `number`. Try 17: does your model get it right? Ours does not, although 17 is one of its training
+# numbers, and although it had no mistake among 1,000 unseen ones. Try 7 as well. (How many of the numbers below 10,000
+# have two digits, and how many one?) Then try five digits, such as 12,345. All the words
 # are in the vocabulary. What does the model write, and what would it have had to learn?
 #
-# <details><summary>A thought on that</summary>One number in a hundred has two digits, and only ten of those are called
-# ten to nineteen, so a uniform draw of numbers hardly ever teaches them. A test that is drawn in the same way hardly ever
-# asks for them. As to five digits: a person who can spell 8,307 can spell 12,307, because they know the rule: three digits,
+# <details><summary>A thought on that</summary><em>thousand</em> says how many digits follow, and the 8 cannot tell: in 83 it
+# is <em>eighty</em>, in 830 <em>eight hundred</em>. Three digits must come after it, and looking at the last places is a way to
+# find out. As to 17: one number in a hundred has two digits, and one in a thousand has two digits and begins with 1, so a
+# uniform draw of numbers hardly ever teaches them. A test that is drawn in the same way hardly ever asks for them. As to five digits: a person who can spell 8,307 can spell 12,307, because they know the rule: three digits,
 # a word, three digits. The model was never asked to find that rule, and other rules fit the numbers below 10,000 as
 # well. Besides, position 4 of the source never occurred, so nothing says what the blocks make of its row.</details>
 #

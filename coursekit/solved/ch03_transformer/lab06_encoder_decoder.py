@@ -80,8 +80,9 @@ def sequence_loss(logits: torch.Tensor, target: torch.Tensor, pad_id: int) -> to
     """The mean of -ln(probability of the right token), over all target tokens that are not padding.
 
     Args:
-        logits: (B, T, V), floating point; position t is the guess about ``target[:, t]``. They may be as large as 10,000.
-        target: (B, T) integers from 0 to V - 1. The token pad_id is padding wherever it stands, every other one counts,
+        logits: (B, T, V), floating point, contiguous or not; position t is the guess about ``target[:, t]``. They may be as
+            large as 10,000.
+        target: (B, T) integers from 0 to V - 1, contiguous or not. The token pad_id is padding wherever it stands, every other one counts,
             END too.
         pad_id: the token that does not count.
 
@@ -302,7 +303,7 @@ class EncoderBlock(nn.Module):
         config: the settings.
 
     State:
-        Four submodules and nothing else: ``norm_1`` and ``norm_2``, the LayerNorm of Lab 2.1 with the eps of the settings;
+        Four submodules, and no other parameters or buffers: ``norm_1`` and ``norm_2``, the LayerNorm of Lab 2.1 with the eps of the settings;
         ``attention``, a CrossAttention that gets the same sequence twice; ``feed_forward``, the FeedForward of Lab 2.3. The
         same settings give the same first weights; no two matrices of a block begin with the same numbers, nor do those of
         blocks with the seeds 0 and 1.
@@ -358,7 +359,7 @@ class DecoderBlock(nn.Module):
         config: the settings.
 
     State:
-        Six submodules and nothing else: ``norm_1``, ``norm_2`` and ``norm_3``, with the eps of the settings;
+        Six submodules, and no other parameters or buffers: ``norm_1``, ``norm_2`` and ``norm_3``, with the eps of the settings;
         ``self_attention``, the CausalSelfAttention of Lab 2.4; ``cross_attention``, a CrossAttention; ``feed_forward``. The
         same settings give the same first weights; no two matrices of a block begin with the same numbers, nor do those of
         blocks with the seeds 0 and 1.
@@ -631,6 +632,10 @@ class Seq2Seq(nn.Module):
 
 # %% mistakes="Seq2Seq"
 {
+    "the tables are drawn with a variance of one over their number of rows": (
+        'n_inputs = d_model if name.endswith("embedding") else w.shape[0]',
+        "n_inputs = w.shape[0]",
+    ),
     "the encoder has no final norm: its norm is made and never used": ("return self.encoder_norm(x)", "return x"),
     "there is no final norm between the decoder and the head": ("self.decoder_norm(x) @", "x @"),
     "the encoder's norm is used for the decoder as well": ("self.decoder_norm(x) @", "self.encoder_norm(x) @"),
