@@ -28,6 +28,7 @@ from autograder import gradebook, handback, intake, sandbox
 from autograder.build import build, index_of
 from autograder.handback import Graded
 from autograder.journal import Journal, Locked, Record, grader_version
+from autograder.lab_model import ANSWERS, TEXT
 from autograder.labs import catalog
 from autograder.pool import LocalPool
 from autograder.references import references
@@ -249,12 +250,12 @@ class _Run:
             review = set(scores)
         marked = [
             {
-                "cell_type": "markdown" if cell["kind"] == "manual" else "code",
+                "cell_type": "markdown" if cell["kind"] in TEXT else "code",
                 "source": cell["source"],
                 "metadata": cell["metadata"],
             }
             for cell in handback.cells_of(index, verdict)
-            if cell["kind"] in ("test", "exercise", "manual")
+            if cell["kind"] in ("test", *ANSWERS)
         ]
         self.writer.add(gradebook.Entry(student, self.chapter, stem, stamp, marked, scores, frozenset(review), known))
         self.results.append(Graded(student, replace(verdict, cells=[]), record.seed))

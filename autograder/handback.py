@@ -20,7 +20,7 @@ from traitlets.config import Config
 from autograder import sanitise
 from autograder.build import KERNELSPEC
 from autograder.journal import Journal, grader_version
-from autograder.lab_model import TEXT
+from autograder.lab_model import ANSWERS, TEXT
 from autograder.verdict import Verdict
 
 
@@ -42,8 +42,7 @@ class Graded:
 def cells_of(index: dict[str, Any], verdict: Verdict) -> list[dict[str, Any]]:
     """The notebook's cells: the lab's structure with the learner's code."""
     # Where nothing could be read the answers stay empty: those of the index are the solutions.
-    answers = ("exercise", "manual")
-    unread = [cell | {"outputs": []} | ({"source": ""} if cell["kind"] in answers else {}) for cell in index["cells"]]
+    unread = [cell | {"outputs": []} | ({"source": ""} if cell["kind"] in ANSWERS else {}) for cell in index["cells"]]
     # A copy of an answer that stood twice keeps its code but not its marks: nbgrader wants each name once.
     return [
         cell | {"metadata": {} if "-copy" in cell["id"] else json.loads(json.dumps(cell["metadata"]))}

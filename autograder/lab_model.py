@@ -12,6 +12,8 @@ from coursekit import reference
 
 #: Kinds of cells that are no code.
 TEXT = ("markdown", "manual")
+#: Kinds of cells that learners fill in.
+ANSWERS = ("exercise", "manual")
 
 
 class LabError(Exception):

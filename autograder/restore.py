@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autograder.intake import BadNotebook
+from autograder.lab_model import ANSWERS
 
 #: What a notebook may hold; a lab has some forty cells and forty thousand characters in them. Lists and objects are
 #: counted before they are read, since the shortest take thirty times as much memory as they do in the file.
@@ -101,7 +102,7 @@ def restore(index: dict[str, Any], notebook: dict[str, Any]) -> Restored:
         seen[known] = seen.get(known, 0) + 1
         anchor = known
         kind = template[known]["kind"]
-        if kind in ("exercise", "manual"):
+        if kind in ANSWERS:
             answers.setdefault(known, []).append(cell["source"])
         elif kind == "plain" and cell["source"] != template[known]["source"]:
             extras.setdefault(known, []).append(cell)
