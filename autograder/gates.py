@@ -6,7 +6,9 @@ The jobs at the end run in a fork of the zygote, on the reference with one thing
 from __future__ import annotations
 
 import ast
+import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,22 @@ class Survivor:
     exercise: str
     mutant: str
     reason: str | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of an exercise's mistakes.
+
+    Attributes:
+        problems: with the mistakes table: each mistake must be rejected, and named by its own sentence.
+        kinds: sentence -> for each test of the exercise the kind of error that it ends with, or None.
+        seeded: problems under other seeds, which decide no mark. Right answers must pass. A mistake must fail the tests
+            that it fails under the plain seeds and no others, those of later exercises included that build on this one.
+    """
+
+    problems: list[str]
+    kinds: dict[str, list[str | None]]
+    seeded: list[str]
 
 
 def job_for(lab: Lab, exercise: str) -> dict[str, Any]:
@@ -63,19 +81,10 @@ def solutions(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
     return zygote.call("solutions", job_for(lab, exercise), JOB_SECONDS)
 
 
-def mistakes(lab: Lab, exercise: str, zygote: Zygote) -> list[str]:
-    """Problems of the mistakes table: each mistake must be rejected, and named by its own sentence."""
-    return zygote.call("mistakes", job_for(lab, exercise), JOB_SECONDS)
-
-
-def seeded(lab: Lab, exercise: str, seeds: list[int], zygote: Zygote) -> list[str]:
-    """Problems under other seeds (`coursekit.check.seed`), which decide no mark.
-
-    Right answers must pass. A mistake must fail the tests that it fails under the plain seeds and no others, those of
-    later exercises included, which build on this one.
-    """
+def mistakes(lab: Lab, exercise: str, seeds: list[int], zygote: Zygote) -> Trial:
+    """Try every mistake of an exercise, under the plain seeds and under others (`coursekit.check.seed`)."""
     job = job_for(lab, exercise) | {"seeds": seeds, "later": _tests_of_users(lab, exercise)}
-    return zygote.call("seeded", job, JOB_SECONDS)
+    return Trial(**zygote.call("mistakes", job, JOB_SECONDS))
 
 
 def _tests_of_users(lab: Lab, exercise: str) -> list[str]:
@@ -118,20 +127,27 @@ def solutions_job(job: dict[str, Any]) -> list[str]:
     return problems
 
 
-def mistakes_job(job: dict[str, Any]) -> list[str]:
-    """In the fork: every mistake against the tests, and against every other mistake."""
+def mistakes_job(job: dict[str, Any]) -> dict[str, Any]:
+    """In the fork: every mistake against the tests, against every other mistake, and under other seeds."""
     reference, exercise = _prepare(job), job["exercise"]
     names = reference.names(exercise)
-    traces, problems = {}, []
+    traces, failed, problems = {}, {}, []
+
+    def tried(edits: list[list[str]], names: list[str]) -> tuple[list[diagnose.Trace], list[int]]:
+        """What the exercise's own tests say, and the numbers of all that fail, later exercises' included."""
+        scope = reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
+        mine = [diagnose.trace(test, scope, names) for test in job["tests"]]
+        others = [diagnose.trace(test, scope, []) for test in job["later"]]
+        return mine, [number for number, seen in enumerate(mine + others, 1) if seen.failure]
+
     for sentence, edits in job["mistakes"].items():
         try:
-            scope = reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
+            traces[sentence], failed[sentence] = tried(edits, names)
         except Exception as error:
             problems.append(
                 f"{exercise}: {sentence!r} does not even define the exercise: {type(error).__name__}: {error}"
             )
             continue
-        traces[sentence] = [diagnose.trace(test, scope, names) for test in job["tests"]]
         if all(seen.failure is None for seen in traces[sentence]):
             problems.append(f"{exercise}: {sentence!r} is not rejected")
     for sentence, mine in traces.items():
@@ -141,28 +157,21 @@ def mistakes_job(job: dict[str, Any]) -> list[str]:
         ]
         if failing and agreed[0] != sentence:
             problems.append(f"{exercise}: {sentence!r} would be named {agreed[0]!r}: no test tells them apart")
-    return problems
+    kinds = {sentence: [seen.failure and seen.failure[0] for seen in mine] for sentence, mine in traces.items()}
+    return {"problems": problems, "kinds": kinds, "seeded": _under_other_seeds(job, tried, failed)}
 
 
-def seeded_job(job: dict[str, Any]) -> list[str]:
-    """In the fork: for each seed, right answers, and which tests each mistake fails."""
-    import os
-
-    reference, exercise = _prepare(job), job["exercise"]
-
-    def failed(edits: list[list[str]]) -> list[int]:
-        scope = reference.namespace({exercise: apply_edits(reference.source(exercise), edits)})
-        tests = enumerate(job["tests"] + job["later"], 1)
-        return [number for number, test in tests if diagnose.trace(test, scope, []).failure]
-
-    plain = {sentence: failed(edits) for sentence, edits in job["mistakes"].items()}
+def _under_other_seeds(job: dict[str, Any], tried: Callable[..., Any], plain: dict[str, list[int]]) -> list[str]:
     problems = []
     for seed in job["seeds"]:
         os.environ["COURSE_SEED"] = str(seed)
         problems += [f"seed {seed}: {problem}" for problem in solutions_job(job)]
-        for sentence, edits in job["mistakes"].items():
-            if (other := failed(edits)) != plain[sentence]:
-                problems.append(f"seed {seed}: {exercise}: {sentence!r} fails tests {other}, not {plain[sentence]}")
+        for sentence in plain:
+            _, other = tried(job["mistakes"][sentence], [])
+            if other != plain[sentence]:
+                problems.append(
+                    f"seed {seed}: {job['exercise']}: {sentence!r} fails tests {other}, not {plain[sentence]}"
+                )
     return problems
 
 
@@ -198,8 +207,6 @@ def _too_long(number, frame):
 
 
 def _prepare(job: dict[str, Any]) -> Reference:
-    import os
-
     import torch
 
     os.environ["COURSE_GRADING"] = "1"

@@ -28,7 +28,6 @@ TARGETS = {
     "run": "autograder.execute:run",
     "mistakes": "autograder.gates:mistakes_job",
     "mutants": "autograder.gates:mutants_job",
-    "seeded": "autograder.gates:seeded_job",
     "solutions": "autograder.gates:solutions_job",
     "subject": "autograder.subject:run",
     "referee": "autograder.referee:run",

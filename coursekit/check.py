@@ -145,7 +145,7 @@ def equal(actual: Any, expected: Any, what: str, *, hint: str | None = None) -> 
     if not _same(actual, expected):
         raise CheckFailed(
             what,
-            f"got {_describe(actual)}, expected {_describe(expected)}",
+            f"got {_describe(actual)}, expected {'None' if expected is None else _describe(expected)}",
             hint or "Work the smallest case out by hand and compare it with what your code returns.",
             actual=actual,
         )
@@ -295,10 +295,13 @@ def _largest_difference(got, want, allowed, atol, rtol) -> str:
     # A NaN or an infinity on one side only is the worst difference there is, whatever its arithmetic says.
     difference = torch.where(wrong & ~difference.isfinite(), torch.inf, difference).masked_fill(allowed, -1.0)
     where = np.unravel_index(int(difference.argmax()), difference.shape) if difference.ndim else ()
+    mine, wanted = _number(got[where]), _number(want[where])
+    if mine == wanted:
+        mine, wanted = f"{got[where].item():.12g}", f"{want[where].item():.12g}"
     place = " is at [" + ", ".join(str(int(i)) for i in where) + "]" if where else ""
     return (
         f"{int(wrong.sum())} of {wrong.numel()} values differ by more than allowed (atol {atol:g}, rtol {rtol:g}); "
-        f"the largest difference{place}: yours {_number(got[where])}, expected {_number(want[where])}"
+        f"the largest difference{place}: yours {mine}, expected {wanted}"
     )
 
 
@@ -311,6 +314,8 @@ def _hint_for(got: torch.Tensor, want: torch.Tensor) -> str:
         return "Your result holds NaN. Look for 0/0, inf - inf, or the exponential of a large number."
     if got.ndim >= 2 and bool(torch.isclose(got.transpose(-1, -2), want, atol=1e-6).all() if _square(got) else False):
         return "Your result is the transpose of the expected one: two axes have changed places."
+    if bool(torch.isclose(got, want, atol=1e-6, rtol=1e-5, equal_nan=True).all()):
+        return "The first digits agree and the later ones do not: is there a float32 on the way of a float64 number?"
     return "Take the smallest input, write down the expected value by hand, and print each step beside it."
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import textwrap
 import time
 import types
@@ -207,5 +208,7 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, float) and isinstance(other, float):
-        return one == other or (one != one and other != other) or abs(one - other) <= 1e-6 + 1e-5 * abs(other)
+        if one == other or (one != one and other != other):
+            return True
+        return math.isfinite(one) and math.isfinite(other) and abs(one - other) <= 1e-6 + 1e-5 * abs(other)
     return bool(one == other)

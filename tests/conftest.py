@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         is_gate = item.path.parent.name == "gates" and hasattr(item, "callspec")
         lab = item.callspec.params["lab"].id if is_gate else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {lab}"))
+        item.add_marker(pytest.mark.xdist_group(f"gates {lab}" if is_gate else item.path.name))
 
 
 @pytest.fixture(scope="session")

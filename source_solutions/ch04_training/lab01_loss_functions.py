@@ -15,10 +15,11 @@
 #
 # A language model gives every token of its vocabulary a probability. Then the text shows which token it was. The
 # *surprise* of that token is $-\ln p$: zero if the model was certain and right, large if it had thought the token
-# almost impossible. Training lowers one number, the mean surprise. Its usual name is *cross-entropy*.
+# almost impossible. Training lowers one number, the mean surprise. Its usual name is *cross-entropy*,
+# and its unit, with the natural logarithm, the *nat*.
 #
 # In numbers: three tokens have the logits 1.609, 0.693 and 0, which are the logarithms of 5, 2 and 1. The softmax
-# makes them 5/8, 2/8 and 1/8. If token 1 comes, the surprise is $-\ln(2/8) = \ln 4 = 1.386$. The gradient of this
+# makes them 5/8, 2/8 and 1/8. If token 1 comes (we count from 0), the surprise is $-\ln(2/8) = \ln 4 = 1.386$. The gradient of this
 # loss for the three logits is simply what the model said minus what was right:
 #
 # $$ \left(\tfrac58, \tfrac28, \tfrac18\right) - (0, 1, 0) = \left(\tfrac58, -\tfrac34, \tfrac18\right) $$
@@ -45,7 +46,7 @@
 #
 # | name | shape | meaning |
 # |---|---|---|
-# | `logits` | `(..., V)` | scores, the classes on the *last* axis; PyTorch's `cross_entropy` wants them on the second |
+# | `logits` | `(..., V)` | scores; each token of the vocabulary is a class, and the classes are on the *last* axis; PyTorch's `cross_entropy` wants them on the second |
 # | `targets` | `(...)` | the number of the right class at each position, or `ignore_index` where there is none |
 # | `log_p` | `(..., V)` | log-probabilities: 0 or less, their exponentials sum to one |
 # | `batches` | list of `(logits, targets)` | sizes may differ from batch to batch |
@@ -109,10 +110,11 @@ figure.update_layout(height=380, legend={"orientation": "h", "y": -0.25})
 figure.show()
 
 # %% [markdown]
-# The dashed line ends at a gap of a little over 100. Beyond it $e^{-\text{gap}}$ is rounded to zero, and zero has no
-# logarithm. That is at least a loud failure. The dotted program never fails. It stops at $-\ln 10^{-8} = 18.4$, and
-# its pull is practically gone long before a gap of 50. A model that is badly wrong gets no correction at the very
-# places where it needs most. The broad line has neither flaw.
+# In the left panel the dashed line ends at a gap of a little over 100. Beyond it $e^{-\text{gap}}$ is rounded to zero,
+# and zero has no logarithm. In the right panel it ends already at 88: the slope of the logarithm is $1/p$, and that is
+# soon too large for float32. These are at least loud failures. The dotted program never fails. It stops at $-\ln 10^{-8} = 18.4$, and
+# its pull is practically gone long before a gap of 50. A model that is badly wrong gets no correction where
+# it needs it most. The broad line has neither flaw.
 #
 # ## Exercise 1 · `log_probabilities`
 #
@@ -136,7 +138,8 @@ def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Natural logarithms of the probabilities, same shape and dtype; -inf where the logit is -inf. No other entry is
-        infinite or NaN. Gradients flow to the logits.
+        infinite or NaN. As exact as the dtype allows, also where the logits are large: two logits of 10,000 give -0.693147
+        twice. Gradients flow to the logits.
 
     Source: Blanchard, Higham and Higham, Accurately Computing the Log-Sum-Exp and Softmax Functions, 2021.
     """
@@ -166,6 +169,8 @@ check.close(log_probabilities(logits), shares, "shares of 5 : 2 : 1, and of 1 : 
 large = torch.tensor([[1000.0, 0.0], [-1000.0, -2000.0]])
 wanted = torch.tensor([[0.0, -1000.0], [0.0, -1000.0]])
 check.close(log_probabilities(large), wanted, "two rows of very different size, a gap of 1,000 in each")
+halves = torch.full((1, 2), 0.5).log()
+check.close(log_probabilities(torch.full((1, 2), 10_000.0)), halves, "two equal logits of 10,000")
 ### BEGIN HIDDEN TESTS
 from torch.nn import functional as F
 
@@ -218,6 +223,10 @@ def log_probabilities(logits):
     "the largest logit of the whole tensor is subtracted, and not that of each row": (
         "logits.amax(dim=-1, keepdim=True)",
         "logits.max()",
+    ),
+    "the largest logit is added back before the subtraction, and next to a large number the last digits are lost": (
+        "return shifted - total.log()",
+        "return logits - (largest + total.log())",
     ),
     "the largest logit is taken along the first axis, so every class is moved by another constant": (
         "logits.amax(dim=-1, keepdim=True)",
@@ -299,7 +308,8 @@ def cross_entropy(
         logits: (..., V), as for `log_probabilities`, with any number of leading axes, none included.
         targets: (...) integers of the logits' leading shape. Each is a class from 0 to V - 1 or equal to ignore_index.
         ignore_index: positions with this target do not count, neither in the sum nor in the number that divides it. It may
-            be negative, and it may be one of the classes. As a class it keeps its share of the probability.
+            be negative. If it is one of the classes, that class stays in the softmax and in the smoothing of all other
+            positions.
         label_smoothing: the share from 0 to 1 of the wanted probability that is spread evenly over all V classes. If it is
             0, a class of probability zero does no harm unless it is the target.
 
@@ -604,8 +614,8 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0):
 # $$ \frac{\partial L}{\partial x} = \frac{p - y}{n} , $$
 #
 # where $y$ has a one at the right class and zeros elsewhere, and $n$ is the number of positions that count, because
-# the loss is their mean. Label smoothing changes $y$ and nothing else. Which $y$ asks for what the formula of
-# exercise 2 pays for?
+# the loss is their mean. Label smoothing changes $y$ and nothing else. Write the loss of exercise 2 as
+# $-\sum_i y_i \ln p_i$: as long as the $y_i$ sum to one, its gradient is $p - y$ again. Which $y$ is it?
 #
 # *Difficulty 3 of 5 · 15 minutes · 3 points*
 
@@ -656,6 +666,9 @@ three = logits.expand(3, 3)
 halves = torch.stack([by_hand[0] / 2, torch.zeros(3), torch.tensor([5 / 8, 2 / 8, -7 / 8]) / 2])
 found = cross_entropy_gradient(three, torch.tensor([1, -100, 2]))
 check.close(found, halves, "three positions, the second is ignored: two rows divided by two, and zeros")
+smoothed = torch.tensor([[0.525, -0.55, 0.025]])
+found = cross_entropy_gradient(logits, torch.tensor([1]), label_smoothing=0.3)
+check.close(found, smoothed, "the same with label smoothing 0.3: y = (0.1, 0.8, 0.1)")
 ### BEGIN HIDDEN TESTS
 from torch.nn import functional as F
 
@@ -1205,6 +1218,15 @@ def sequence_log_prob(logits, ids, mask=None):
         ("ids[:, 1:]", "ids[:, :-1]"),
         ("mask[:, 1:]", "mask[:, :-1]"),
     ],
+    "nothing is shifted, only the first token is left out: position t is scored with token t, and not with t + 1": (
+        "logits[:, :-1]",
+        "logits[:, 1:]",
+    ),
+    "nothing is shifted: all positions, the last one too, are scored with the token that they were given": [
+        ("logits[:, :-1]", "logits"),
+        ("ids[:, 1:]", "ids"),
+        ("mask[:, 1:]", "mask"),
+    ],
     "the shift goes the wrong way: position t is asked for the token before it": [
         ("logits[:, :-1]", "logits[:, 1:]"),
         ("ids[:, 1:]", "ids[:, :-1]"),
@@ -1260,8 +1282,8 @@ def sequence_log_prob(logits, ids, mask=None):
 # ## Look at it
 #
 # Your gradient is enough to train a model. The smallest one that reads text is a table: row $i$ holds the logits of
-# the letter that follows letter $i$. It begins with zeros, and each step subtracts your `cross_entropy_gradient` from
-# the rows that were used. No autograd, no optimiser. The dashed lines are three levels that can be computed by
+# the letter that follows letter $i$. It begins with zeros, and each step subtracts 30 times your
+# `cross_entropy_gradient` from the rows that were used. No autograd, no optimiser. The dashed lines are three levels that can be computed by
 # counting letters in the training text: all letters alike, letters by their frequency, and letters by what stands
 # before them.
 
@@ -1361,8 +1383,10 @@ for sentence in ("the king", "teh king", "the kign", "the", "the king and the qu
 # - **Padding that counts.** In the sum it rewards guessing the padding token. In the divisor it makes every loss too
 #   good. Either way the loss of a sequence depends on its longest neighbour.
 # - **A wrong axis.** PyTorch wants `(N, V, T)` and your model returns `(B, T, V)`. If T equals V nothing complains.
-# - **Targets one short.** `gather` takes an index that is smaller than its input and pairs from the left. Forget to
-#   cut the logits, and position 0 is scored with the answer of position 1. Compare shapes before you gather.
+# - **Targets one short.** `gather` takes an index that is smaller than its input, pairs from the left and says nothing.
+#   With `ids[:, 1:]` this happens to be right, even if you forget to cut the logits. With targets that were shifted
+#   before it is not: shift them once more, and position 0 is scored with the answer of position 1. Compare shapes before
+#   you gather.
 # - **NaN from nothing.** A batch in which all is ignored has the loss NaN. PyTorch's gradient is zero there, so the
 #   weights survive, and only your averages are spoilt. Write the mean as a sum over a mask divided by its size, and
 #   zero times infinity makes the gradient NaN too: one such step destroys all weights. With short answers behind long

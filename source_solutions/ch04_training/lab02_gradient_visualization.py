@@ -30,7 +30,8 @@
 # gradient at all is not the same as one with the gradient zero, but both print as `0.00` if you let them. A hook that
 # is never removed goes on recording, step by step, until the memory is full.
 #
-# You build the instruments, draw what they show, and then use them on six networks. One of them is well. What the
+# You build the instruments and draw what they show. Then you write the rules that read them, and try these on six
+# networks whose numbers are given. One of the six is well. What the
 # curves look like in a whole training run, and what clipping does to them, is on the page [Gradient
 # flow](../../book/ch04_training/gradient_flow.md). Why residuals and norms keep gradients alive is on [Residuals and
 # normalisation](../../book/ch02_block/residuals_and_normalization.md).
@@ -48,6 +49,7 @@
 # %% given
 import math
 
+import plotly.graph_objects as go
 import torch
 from torch import nn
 
@@ -176,7 +178,7 @@ figure.show()
 
 # %% [markdown]
 # The sigmoid's slope is at most 1/4, so each layer passes on a fraction of the gradient it receives. What reaches the
-# first layer is a millionth and less. The outputs give no warning: a sigmoid's lie between 0 and 1 at every depth. The
+# first layer is less than a millionth of what reaches the last. The outputs give no warning: a sigmoid's lie between 0 and 1 at every depth. The
 # network with the large weights has large gradients everywhere, and a first loss far from $\ln 64 = 4.16$. The axis is
 # logarithmic for a reason: on a linear one, two of the three lines would lie on the floor.
 #
@@ -590,8 +592,8 @@ class Watch:
     Args:
         model: any module. What it computes, and what its parameters get as gradients, stays the same to the last digit.
 
-    Once the watch is made, every forward pass of the model is recorded, until `remove` is called. It begins with an empty
-    list: what an earlier pass left is forgotten.
+    Once the watch is made, every forward pass of the model is recorded, until `remove` is called. Each pass
+    begins with an empty list: what an earlier one left is forgotten.
     """
 
     def __init__(self, model: nn.Module):
@@ -634,7 +636,7 @@ class Watch:
                 "rms": root mean square of all numbers of its output.
                 "zeros": share of the numbers that are exactly zero, from 0 to 1.
                 "gradient": Euclidean norm of the gradient of the loss for this output. None while no gradient has arrived:
-                    before the backward pass, in a pass under ``torch.no_grad()``, behind a ``detach()``.
+                    before the backward pass, in a pass under ``torch.no_grad()``, below a ``detach()``.
         """
         ### BEGIN SOLUTION
         return self._records
@@ -691,7 +693,7 @@ check.equal(len(records), 7, "a second pass begins anew")
 # The outputs are 4, 4, 4 and the targets 1, 4, 10: the mean of the squares has the gradients 2/3 times 3, 0, -6.
 check.close(records[-1]["gradient"], 20**0.5, "head: three gradients of 2, 0 and -4")
 check.close(records[2]["gradient"], 8**0.5, "the first run of activation: two gradients of 2 + 0 - 4 = -2")
-check.equal(records[1]["gradient"], 0.0, "what lies behind the dead ReLU")
+check.equal(records[1]["gradient"], 0.0, "what lies below the dead ReLU")
 watch.remove()
 check.equal(hooks_on(model), 0, "after remove() no hook is left")
 ### BEGIN HIDDEN TESTS
@@ -845,6 +847,12 @@ class Watch:
 
 # %% mistakes="Watch"
 {
+    "the gradient is filed under the layer's name, so a layer that ran twice has the same gradient in both records": (
+        '                    record["gradient"] = gradient.double().norm().item()\n',
+        "                    for other in self._records:\n"
+        '                        if other["name"] == record["name"]:\n'
+        '                            other["gradient"] = gradient.double().norm().item()\n',
+    ),
     "the hooks are left behind": ("            handle.remove()\n", "            pass\n"),
     "only the first hook is removed": ("in self._handles:", "in self._handles[:1]:"),
     "only the hooks of the layers are removed, and the next pass empties the records": (
@@ -975,6 +983,7 @@ def drawn(values):
 
 history = [{"head": 2.0, "body": 0.5}, {"head": 0.0, "body": None}, {"head": float("nan"), "body": 4.0}]
 figure = gradient_figure(history)
+check.equal(type(figure), dict, "a dict, as figure.to_dict() gives it, and not the figure itself")
 check.equal([trace["name"] for trace in figure["data"]], ["head", "body"], "one trace for each group")
 check.equal(
     drawn(figure["data"][0]["y"]), [2.0, None, None], "2, then zero, then NaN: a logarithm has no place for them"
@@ -1037,7 +1046,7 @@ def gradient_figure(history):
         (', type="log"', ""),
     ],
     "logarithms are drawn on a logarithmic axis": ("shown = [norm if", "shown = [math.log10(norm) if"),
-    "a small number is added, so a gradient of zero looks like a tiny one": (
+    "a gradient of zero gets a point, as zero or as a very small number, and not a gap": (
         "norm if norm is not None and 0 < norm < math.inf else None",
         "norm + 1e-12 if norm is not None and norm < math.inf else None",
     ),
@@ -1354,7 +1363,7 @@ def diagnose(report):
 #
 # The model is the GPT of Lab 3.3, four blocks deep, and the text is tiny Shakespeare. It is trained for 30 steps three
 # times: as it should be, with a learning rate that is much too large, and with blocks that somebody has detached. Your
-# instruments are read at every step.
+# instruments are read at every step. The dotted line in the second figure is $\ln V$, the loss of knowing nothing.
 
 # %%
 import plotly.graph_objects as go
@@ -1371,11 +1380,12 @@ settings = GPTConfig(vocab_size=len(letters), context=32, d_model=64, n_layers=4
 
 
 def run(lr, detach_before=None, steps=30):
-    model, losses, history, ratios = GPT(settings), [], [], []
+    model, losses, history, ratios, sizes = GPT(settings), [], [], [], []
     if detach_before is not None:
         model.blocks[detach_before].register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
     draw = torch.Generator().manual_seed(0)
+    watch = Watch(model)
     for _ in range(steps):
         starts = torch.randint(len(ids) - 33, (12,), generator=draw)
         pieces = ids[starts[:, None] + torch.arange(33)]
@@ -1385,18 +1395,21 @@ def run(lr, detach_before=None, steps=30):
         loss.backward()
         losses.append(loss.item())
         history.append(gradient_norms(model, depth=2))
+        sizes.append(max(record["rms"] for record in watch.records()))
         ratios.append(update_ratios(model, optimiser))
-    return losses, history, ratios
+    watch.remove()
+    return losses, history, ratios, sizes
 
 
 runs = {"learning rate 0.002": run(2e-3), "learning rate 0.3": run(0.3), "blocks 0 and 1 cut off": run(2e-3, 2)}
-for name, (losses, history, ratios) in runs.items():
+for name, (losses, history, ratios, sizes) in runs.items():
     last = {group: "none" if norm is None else f"{norm:.2g}" for group, norm in history[-1].items()}
     largest = [max(ratio for ratio in step.values() if ratio is not None) for step in (ratios[0], ratios[-1])]
     print(
         f"{name}: loss {losses[0]:.2f} -> {losses[-1]:.2f}, largest update ratio {largest[0]:.2g} -> {largest[1]:.2g}"
     )
     print("   gradient norms at the end:", last)
+    print(f"   largest rms of an output {sizes[0]:.2g} -> {sizes[-1]:.2g}")
 
 figure = go.Figure(gradient_figure(runs["learning rate 0.002"][1]))
 figure.update_layout(height=420, legend={"orientation": "h", "y": -0.25}, yaxis={"exponentformat": "power"})
@@ -1404,7 +1417,7 @@ figure.add_annotation(text="learning rate 0.002", x=0.5, y=1.08, xref="paper", y
 figure.show()
 
 losses = go.Figure()
-for name, (values, _, _) in runs.items():
+for name, (values, *_) in runs.items():
     losses.add_scatter(y=values, name=name, hovertemplate="step %{x}: %{y:.2f}")
 losses.add_hline(y=math.log(len(letters)), line={"color": plots.GREY, "dash": "dot"})
 losses.update_xaxes(title_text="training step")
@@ -1414,7 +1427,8 @@ losses.show()
 
 # %% [markdown]
 # Look at the first and the third loss. They are as good as equal, although half of the third model gets no gradient at
-# all. Thirty steps are few, and what is learnt first, the letters' frequencies, needs no depth. From the loss you would
+# all. Thirty steps are few, and what is learnt first, the letters' frequencies and a little of what follows what, needs
+# hardly any depth. From the loss you would
 # not know. From one line of norms you do: position embeddings and two blocks say "none". Why has the token embedding a
 # gradient even so?
 #
@@ -1426,8 +1440,8 @@ losses.show()
 # is the part that arrives. As to the ratios: Adam's first step moves every entry by the learning rate, and the smallest
 # matrices of GPT-2's initialisation have a standard deviation of 0.02 / sqrt(8) = 0.007. So the ratio at the first step is
 # 0.002 / 0.007 = 0.28 in one model and 0.3 / 0.007 = 42 in the other. One such step replaces the first weights by numbers
-# 42 times as large, and next to those all later steps look small. The disease was there for one step; what it did is
-# still there. An examination at the end comes too late, so record from the start. The first run is not ill, but it would
+# 42 times as large, and next to those all later steps look small. The disease was there for one step. What it
+# did is still there: look at the largest output, which has grown by a factor of thousands. An examination at the end comes too late, so record from the start. The first run is not ill, but it would
 # be better off with a warm-up, which makes the first steps small: see <em>Learning-rate schedules</em> in this
 # chapter.</details>
 #

@@ -1,7 +1,7 @@
 # ---
 # title: The training loop
 # lab: ch04/lab03
-# minutes: 130
+# minutes: 160
 # difficulty: 4
 # hardware: cpu
 # needs: [ch03/lab03]
@@ -159,10 +159,13 @@ def summed_loss(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, b
 
 
 def progress(state: TrainState, last: int) -> Iterator[int]:
-    """The numbers of the steps that are still to do, with a bar: steps, time left and the last loss. Silent when graded."""
+    """The numbers of the steps that are still to do, with a bar: steps, time left and the last loss. Silent when graded,
+    and in runs of a few steps."""
     quiet = bool(os.environ.get("COURSE_GRADING") or os.environ.get("NBGRADER_EXECUTION"))
     steps = range(state.step, last)
-    with tqdm(steps, initial=state.step, total=last, file=sys.stdout, disable=quiet, mininterval=0.5, ncols=80) as bar:
+    with tqdm(
+        steps, initial=state.step, total=last, file=sys.stdout, disable=quiet or last < 20, mininterval=0.5, ncols=80
+    ) as bar:
         for step in bar:
             yield step
             if state.history and not quiet:
@@ -173,8 +176,8 @@ def progress(state: TrainState, last: int) -> Iterator[int]:
 # ## A picture
 #
 # What does a wrong resume look like? The cell trains a small model for 120 steps, six times, with PyTorch's optimiser.
-# The first run goes through. The others are killed after step 60 and resumed from a file, with everything in it, or
-# with one thing forgotten. Above is the loss, smoothed. Below is how far the weights are from those of the run that
+# The first run goes through. The others are stopped after step 60 and go on, with everything brought back or with one
+# thing forgotten. Above is the loss, smoothed. Below is how far the weights are from those of the run that
 # was never killed, in percent of its own way from start to end.
 
 # %%
@@ -622,6 +625,8 @@ def grouped_names(weight_decay: float) -> list[list[Any]]:
 # (1-\beta_2)\, g^2 $$
 #
 # $$ p \leftarrow p - \eta\, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \varepsilon} $$
+#
+# In the code $\eta$ is `lr`, $\lambda$ is `weight_decay`, $\beta_1$ and $\beta_2$ are `betas`, and $\varepsilon$ is `eps`.
 #
 # The first formula is the weight decay. It stands by itself, and that is the W in the name: in Adam with an ordinary
 # penalty $\lambda p$ would be added to $g$, and then divided by the root like everything else. Numbers for that are
@@ -1209,6 +1214,7 @@ rates = torch.tensor([lr_at(step, steps=10, warmup=4, lr=1.0) for step in range(
 want = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0, 0.904508, 0.654508, 0.345492, 0.095492, 0.0])
 check.close(rates, want, "10 steps, warm-up 4, from lr 1 to 0")
 check.close(lr_at(9, 10, 4, 1.0, min_lr=0.1), 0.1, "the last step has min_lr", atol=1e-9)
+check.close(lr_at(4, 7, 2, 1.0, min_lr=0.1), 0.55, "half of the way down from 1 to 0.1", atol=1e-9)
 check.close(lr_at(0, 10, 0, 3.0), 3.0, "without warm-up the first step has the full rate", atol=1e-9)
 check.raises(ValueError, lambda: lr_at(0, 10, 10, 1.0), "10 steps of warm-up in a run of 10 steps")
 ### BEGIN HIDDEN TESTS
@@ -1433,14 +1439,15 @@ def evaluated(
     model.dropout.train(modes[1])
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
-    random, loss, error = torch.get_rng_state(), None, ""
+    random, loss, error, said = torch.get_rng_state(), None, "", ""
     try:
         loss = evaluate(model, data, batch_size, context, **({"bf16": True} if bf16 else {}))
     except NotImplementedError:
         raise
     except Exception as raised:
-        error = type(raised).__name__
+        error, said = type(raised).__name__, f"{type(raised).__name__}: {raised}"
     return {
+        "said": said,
         "loss": loss,
         "error": error,
         "calls": model.calls,
@@ -1508,7 +1515,8 @@ def evaluate(model: nn.Module, data: torch.Tensor, batch_size: int, context: int
     Args:
         model: takes ids (b, T) and returns logits (b, T, V).
         data: (N,), token numbers of any integer dtype.
-        batch_size: the model is given at most so many windows at once.
+        batch_size: the model is given so many windows at once. Only the last of the full windows, and a shorter one, may be
+            fewer.
         context: targets of a window.
         bf16: passed on to `summed_loss`.
 
@@ -1565,7 +1573,7 @@ loss = F.cross_entropy(twin(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 loss.backward()
 for name, parameter in twin.named_parameters():
     check.close(found["gradients"][name], parameter.grad, f"parts of 3 and 1 sequences: the gradient of {name}")
-check.close(found["loss"], float(loss), "parts of 3 and 1 sequences: the loss of one batch of 4")
+check.close(found["loss"], loss.item(), "parts of 3 and 1 sequences: the loss of one batch of 4")
 ### BEGIN HIDDEN TESTS
 draw = torch.Generator().manual_seed(check.seed(5))
 twin.double()
@@ -1635,6 +1643,7 @@ text = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
 log_p = torch.cat([F.log_softmax(twin(text[None, i : min(i + 4, 9)])[0].detach(), -1) for i in (0, 4, 8)])
 want = -float(log_p[torch.arange(9), text[1:]].mean())
 found = evaluated(twin.state_dict(), text, batch_size=2, context=4)
+check.equal(found["said"], "", "nine targets in windows of 4, 4 and 1: what evaluate raises")
 check.close(found["loss"], want, "nine targets in windows of 4, 4 and 1, dropout off: the mean of their losses")
 check.equal(found["modes"], (True, True), "the model was in training mode before, and is so again")
 check.that(found["random"], "torch's random state is untouched", why="torch.get_rng_state() has changed")
@@ -1993,6 +2002,17 @@ def saved_over() -> dict[str, Any]:
                 out.write(b"half a checkpo")
             raise OSError("no space left on device")
 
+        def no_rename(*args, **kwargs):
+            raise OSError("the rename failed")
+
+        def lost() -> list[str]:
+            other, config = state_after(0, seed=9)
+            try:
+                load_checkpoint(path, other, config)
+            except (ValueError, OSError) as raised:
+                return [f"everything ({type(raised).__name__})"]
+            return differing(older, parts_of(other) | {"torch's random state": older["torch's random state"]})
+
         torch.save = disk_full
         try:
             save_checkpoint(path, newer, config)
@@ -2000,14 +2020,16 @@ def saved_over() -> dict[str, Any]:
             pass
         finally:
             torch.save = kept
-        other, config = state_after(0, seed=9)
+        facts["lost after a failure"] = lost()
+        renames = os.replace, os.rename
+        os.replace = os.rename = no_rename
         try:
-            load_checkpoint(path, other, config)
-            facts["lost after a failure"] = differing(
-                older, parts_of(other) | {"torch's random state": older["torch's random state"]}
-            )
-        except (ValueError, OSError) as raised:
-            facts["lost after a failure"] = [f"everything ({type(raised).__name__})"]
+            save_checkpoint(path, newer, config)
+        except OSError:
+            pass
+        finally:
+            os.replace, os.rename = renames
+        facts["lost before the rename"] = lost()
         return facts
 
 
@@ -2132,6 +2154,9 @@ check.equal(found["files"], ["run.pt"], "the files in the folder after saving tw
 check.equal(found["step of the new one"], 5, "saved twice under one name: the step of what is loaded")
 check.equal(
     found["lost after a failure"], [], "the disk was full when a second one was written: what is lost of the first"
+)
+check.equal(
+    found["lost before the rename"], [], "the machine died just before the rename: what is lost of the first checkpoint"
 )
 for fault in (
     "empty",
@@ -2302,6 +2327,7 @@ def trained(
     dropout: float = 0.0,
     double: bool = False,
     interrupt_at: int | None = None,
+    interrupt_in: int = 0,
     keep: bool = True,
     training: bool = True,
     spoil: str = "",
@@ -2309,11 +2335,12 @@ def trained(
     """For the checks of exercise 6: what `train` returns and leaves behind.
 
     Calls `train` once for each entry of ``stops``, its ``until``, as if the machine had been switched off in between: each
-    time there is a new model, and torch's random state is another one. Only the file stays (if ``keep``).
+    time there is a new model, and torch's random state is another one. Only the file stays (if ``keep``). An error is noted
+    where the check provokes one, and raised otherwise.
 
     Args:
         settings: of the TrainConfig.
-        interrupt_at: in this call of the model Ctrl-C is pressed, the first time.
+        interrupt_at, interrupt_in: in this call of the model Ctrl-C is pressed, in this one of the calls of `train`.
         training: the mode of the model before.
         spoil: between two calls, "file" damages the checkpoint and "settings" changes the learning rate. "weights" puts
             a NaN into the first model.
@@ -2322,7 +2349,9 @@ def trained(
         path, ended = os.path.join(folder, "run.pt") if keep else None, []
         for number, stop in enumerate(stops):
             begun = keep and os.path.exists(path)
-            model = TinyLM(dropout, seed=number if begun else 0, interrupt_at=None if number else interrupt_at)
+            model = TinyLM(
+                dropout, seed=number if begun else 0, interrupt_at=interrupt_at if number == interrupt_in else None
+            )
             model = model.to(torch.float64 if double else torch.float32).train(training)
             if spoil == "weights":
                 model.b.data[0] = math.nan
@@ -2337,6 +2366,8 @@ def trained(
             except NotImplementedError:
                 raise
             except (Exception, KeyboardInterrupt) as raised:
+                if interrupt_at is None and not spoil:
+                    raise
                 history = []
                 ended.append(type(raised).__name__)
         weights = {name: value.detach() for name, value in model.state_dict().items()}
@@ -2382,8 +2413,9 @@ def train(
     there is a file at ``path``, the run goes on from it, and the model's own weights do not matter. If not, it begins with
     ``torch.manual_seed(config.seed)``. Either way the result depends on the arguments alone.
 
-    A step: the rate of `lr_at` for this step, in all groups; one batch in config.micro_batches parts, as ``chunk`` cuts it;
-    the gradient of the whole batch; clipping to config.clip; AdamW. The model is in training mode.
+    A step: the rate of `lr_at` for this step, in all groups; one batch in config.micro_batches parts, as ``torch.chunk`` cuts it (5
+    sequences in 3 parts: 2, 2 and 1);
+    the gradient of the whole batch, in bfloat16 if config.bf16 says so; clipping to config.clip; AdamW. The model is in training mode.
 
     Args:
         model: takes ids (b, T), returns logits (b, T, V); changed in place.
@@ -2396,8 +2428,8 @@ def train(
     Returns:
         The history, a dict for each step of the run: "step" (how many are done, the first has 1), "loss" (before the step),
         "lr", "norm" (of the gradient before clipping). Where the number is a multiple of config.eval_every, and at the last
-        step of the run, also "validation": `evaluate` after the step, with config.batch_size and config.context, if there is
-        a text for it.
+        step of the run, also "validation": `evaluate` after the step, with config.batch_size, config.context and config.bf16,
+        if there is a text for it.
 
     Raises:
         ValueError: if there is a file at ``path`` that is damaged or belongs to another run; it is left as it is.
@@ -2454,13 +2486,15 @@ piece = torch.tensor([3, 1, 4, 1, 5, 9, 2])
 settings = {"steps": 3, "batch_size": 2, "context": 6, "lr": 0.01, "warmup": 1, "clip": 100.0}
 found = trained(settings, piece)
 check.equal([row["step"] for row in found["history"]], [1, 2, 3], "three steps: the numbers in the history")
-first = float(F.cross_entropy(TinyLM()(piece[None, :-1])[0], piece[1:]))
+first = F.cross_entropy(TinyLM()(piece[None, :-1])[0], piece[1:]).item()
 check.close(found["history"][0]["loss"], first, "the loss of the first step, which is that of the untrained model")
 rates = torch.tensor([row["lr"] for row in found["history"]])
 check.close(rates, torch.tensor([0.005, 0.01, 1e-4]), "lr 0.01, one step of warm-up, three steps: the rates")
 whole, halves = (trained({**settings, "steps": 4}, piece, stops, dropout=0.2) for stops in ((None,), (2, None)))
 check.equal(len(halves["history"]), 4, "stopped after 2 of 4 steps and resumed: the rows of the history")
-check.equal(halves["weights"]["w"], whole["weights"]["w"], "stopped after 2 of 4 steps and resumed: w, to the bit")
+hint = "What is different at the first step after the resume: the batch, the dropout, the moments or the rate?"
+what = "stopped after 2 of 4 steps and resumed: w, to the bit"
+check.equal(halves["weights"]["w"], whole["weights"]["w"], what, hint=hint)
 ### BEGIN HIDDEN TESTS
 
 
@@ -2538,6 +2572,8 @@ check.equal(
     halves["weights"]["token"], whole["weights"]["token"], "dropout, stopped after 3 of 5 steps: the table, to the bit"
 )
 check.equal(halves["files"], ["run.pt"], "the files at the end")
+judged = [row["step"] for row in trained(settings, text, validation=text[:40])["history"] if "validation" in row]
+check.equal(judged, [3, 5], "5 steps, eval_every 3: the steps with a validation loss")
 stopped = trained(settings, text, (None, None), dropout=0.3, interrupt_at=4)
 check.equal(stopped["ended"], ["KeyboardInterrupt", ""], "Ctrl-C in step 5, then a second call: how the two calls end")
 check.equal(
@@ -2568,8 +2604,18 @@ for stops in ((1, None), (4, 3, 99)):
     found = trained(settings, text, stops, validation=judge, dropout=0.3)
     same(found, f"calls with until={', '.join(map(str, stops))}")
     left = 5 - max(stops[:-1])
-    what = f"calls with until={', '.join(map(str, stops))}: batches of two parts in the last call"
-    check.equal(len(found["calls"]), 2 * left, what)
+    what = (
+        f"calls with until={', '.join(map(str, stops))}, two parts to a batch: how often the last call asks the model"
+    )
+    hint = (
+        "until counts the steps of the run, and a call writes a checkpoint when it is done, whatever save_every says."
+    )
+    check.equal(len(found["calls"]), 2 * left, what, hint=hint)
+# The steps between two checkpoints are counted from the start of the run, not from that of the call.
+plain = {"steps": 6, "batch_size": 3, "context": 5, "lr": 0.03, "warmup": 2, "save_every": 2, "eval_every": 3}
+found = trained(plain, text, (3, None, None), interrupt_at=2, interrupt_in=1)
+what = "stopped after step 3, Ctrl-C in step 6, a checkpoint due after step 4: how many steps the third call takes"
+check.equal(len(found["calls"]), 2, what)
 # Ctrl-C in any call of the model: in the first part of a batch, in the second, and while the validation loss is measured.
 for call in (3, 7):
     found = trained(settings, text, (None, None), validation=judge, dropout=0.3, interrupt_at=call)
@@ -2794,7 +2840,7 @@ def train(model, data, config, validation=None, path=None, until=None):
 # %% [markdown]
 # ## Look at it
 #
-# Your loop trains the GPT of Lab 3.3 on a bit of Shakespeare: 70,656 parameters, 240 steps, a few seconds. After
+# Your loop trains the GPT of Lab 3.3 on a bit of Shakespeare: about 70,000 parameters, 240 steps, a few seconds. After
 # step 120 the machine is switched off, which here means that the model is thrown away. A second call goes on from the
 # file. Then the whole run is done once more without a stop, and the weights are compared.
 
@@ -2849,18 +2895,19 @@ figure.show()
 # file is about three times as large as the weights. Which two tensors does it hold for each parameter, beside the
 # parameter itself?
 #
-# Then look at the norm of the gradient and at the line in `TrainConfig` that says `clip=1.0`. At how many steps was
-# anything clipped? If it is nearly all of them, then nearly every step used a gradient of the same length. Does that
-# matter to AdamW, which divides by a running mean of that length anyway? Set `clip` to 100 and see what changes in the
-# loss. The page [Optimisers](../../book/ch04_training/optimizers.md) has the argument.
+# Then look at the norm of the gradient. A step is clipped where it is above 1, which is `clip` in `TrainConfig`. How
+# many steps is that, and how large is the largest norm? A factor that is the same at every step would not matter to
+# AdamW, which divides by a running mean of that length anyway. A single long gradient does matter. Write `clip=100` into
+# `recipe`, run the cell again, and compare the last validation loss. The page
+# [Optimisers](../../book/ch04_training/optimizers.md) has the argument.
 #
 # <details><summary>An answer</summary>A factor that is the same at every step cancels in <code>m / sqrt(v)</code>, up to
-# eps. What does not cancel is a single large gradient among small ones: unclipped it stays in <code>v</code> for about
-# <code>1 / (1 - beta_2)</code> steps, and makes all of them short. For AdamW clipping is insurance against outliers, not
-# a way to make steps smaller.</details>
+# eps. A single large gradient among small ones does not. Unclipped it stays in <code>v</code> for about
+# <code>1 / (1 - beta_2)</code> steps, here 20, and makes all of them short; and for about ten steps <code>m</code> points
+# its way. For AdamW clipping is insurance against outliers, not a way to make steps smaller.</details>
 #
-# One more experiment. Call `train` with a path, press the stop button of the notebook, and run the cell again. The bar
-# goes on where the last checkpoint was. How many steps did you lose, and which setting decides that?
+# One more experiment. In a cell of your own run `train(GPT(shape), codes[:cut], replace(recipe, steps=2000),
+# path="run.pt")`, press the stop button, and run the cell again. The bar goes on where the last checkpoint was. How many steps did you lose, and which setting decides that?
 #
 # ## Common mistakes
 #
@@ -2877,7 +2924,8 @@ figure.show()
 #   you looked.
 # - **A checkpoint of weights only.** The moments start from zero after a resume, and so does the order of the data: the
 #   first batches are seen twice, the last ones never.
-# - **Saving in place.** The machine dies while it writes, and the only checkpoint is half a file.
+# - **Saving in place.** The machine dies while it writes, and the only checkpoint is half a file. (Against a power
+#   cut the new file must also have reached the disk before the rename: `os.fsync`.)
 # - **A schedule that counts calls.** After a resume the warm-up starts again.
 # - **Weight decay on everything.** A norm's gain of 1 is pulled towards 0 at every step, which changes the scale of the
 #   whole residual stream.

@@ -15,7 +15,8 @@ def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Natural logarithms of the probabilities, same shape and dtype; -inf where the logit is -inf. No other entry is
-        infinite or NaN. Gradients flow to the logits.
+        infinite or NaN. As exact as the dtype allows, also where the logits are large: two logits of 10,000 give -0.693147
+        twice. Gradients flow to the logits.
 
     Source: Blanchard, Higham and Higham, Accurately Computing the Log-Sum-Exp and Softmax Functions, 2021.
     """
@@ -29,6 +30,10 @@ def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     "the largest logit of the whole tensor is subtracted, and not that of each row": (
         "logits.amax(dim=-1, keepdim=True)",
         "logits.max()",
+    ),
+    "the largest logit is added back before the subtraction, and next to a large number the last digits are lost": (
+        "return shifted - total.log()",
+        "return logits - (largest + total.log())",
     ),
     "the largest logit is taken along the first axis, so every class is moved by another constant": (
         "logits.amax(dim=-1, keepdim=True)",
@@ -94,7 +99,8 @@ def cross_entropy(
         logits: (..., V), as for `log_probabilities`, with any number of leading axes, none included.
         targets: (...) integers of the logits' leading shape. Each is a class from 0 to V - 1 or equal to ignore_index.
         ignore_index: positions with this target do not count, neither in the sum nor in the number that divides it. It may
-            be negative, and it may be one of the classes. As a class it keeps its share of the probability.
+            be negative. If it is one of the classes, that class stays in the softmax and in the smoothing of all other
+            positions.
         label_smoothing: the share from 0 to 1 of the wanted probability that is spread evenly over all V classes. If it is
             0, a class of probability zero does no harm unless it is the target.
 
@@ -472,6 +478,15 @@ def sequence_log_prob(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tenso
     "nothing is shifted: each position is asked for the token that it was given": [
         ("ids[:, 1:]", "ids[:, :-1]"),
         ("mask[:, 1:]", "mask[:, :-1]"),
+    ],
+    "nothing is shifted, only the first token is left out: position t is scored with token t, and not with t + 1": (
+        "logits[:, :-1]",
+        "logits[:, 1:]",
+    ),
+    "nothing is shifted: all positions, the last one too, are scored with the token that they were given": [
+        ("logits[:, :-1]", "logits"),
+        ("ids[:, 1:]", "ids"),
+        ("mask[:, 1:]", "mask"),
     ],
     "the shift goes the wrong way: position t is asked for the token before it": [
         ("logits[:, :-1]", "logits[:, 1:]"),

@@ -3,6 +3,7 @@
 # %% given
 import math
 
+import plotly.graph_objects as go
 import torch
 from torch import nn
 
@@ -287,8 +288,8 @@ class Watch:
     Args:
         model: any module. What it computes, and what its parameters get as gradients, stays the same to the last digit.
 
-    Once the watch is made, every forward pass of the model is recorded, until `remove` is called. It begins with an empty
-    list: what an earlier pass left is forgotten.
+    Once the watch is made, every forward pass of the model is recorded, until `remove` is called. Each pass
+    begins with an empty list: what an earlier one left is forgotten.
     """
 
     def __init__(self, model: nn.Module):
@@ -329,7 +330,7 @@ class Watch:
                 "rms": root mean square of all numbers of its output.
                 "zeros": share of the numbers that are exactly zero, from 0 to 1.
                 "gradient": Euclidean norm of the gradient of the loss for this output. None while no gradient has arrived:
-                    before the backward pass, in a pass under ``torch.no_grad()``, behind a ``detach()``.
+                    before the backward pass, in a pass under ``torch.no_grad()``, below a ``detach()``.
         """
         return self._records
 
@@ -343,6 +344,12 @@ class Watch:
 
 # %% mistakes="Watch"
 {
+    "the gradient is filed under the layer's name, so a layer that ran twice has the same gradient in both records": (
+        '                    record["gradient"] = gradient.double().norm().item()\n',
+        "                    for other in self._records:\n"
+        '                        if other["name"] == record["name"]:\n'
+        '                            other["gradient"] = gradient.double().norm().item()\n',
+    ),
     "the hooks are left behind": ("            handle.remove()\n", "            pass\n"),
     "only the first hook is removed": ("in self._handles:", "in self._handles[:1]:"),
     "only the hooks of the layers are removed, and the next pass empties the records": (
@@ -454,7 +461,7 @@ def gradient_figure(history: list[dict[str, float | None]]) -> dict:
         (', type="log"', ""),
     ],
     "logarithms are drawn on a logarithmic axis": ("shown = [norm if", "shown = [math.log10(norm) if"),
-    "a small number is added, so a gradient of zero looks like a tiny one": (
+    "a gradient of zero gets a point, as zero or as a very small number, and not a gap": (
         "norm if norm is not None and 0 < norm < math.inf else None",
         "norm + 1e-12 if norm is not None and norm < math.inf else None",
     ),

@@ -112,10 +112,13 @@ def summed_loss(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, b
 
 
 def progress(state: TrainState, last: int) -> Iterator[int]:
-    """The numbers of the steps that are still to do, with a bar: steps, time left and the last loss. Silent when graded."""
+    """The numbers of the steps that are still to do, with a bar: steps, time left and the last loss. Silent when graded,
+    and in runs of a few steps."""
     quiet = bool(os.environ.get("COURSE_GRADING") or os.environ.get("NBGRADER_EXECUTION"))
     steps = range(state.step, last)
-    with tqdm(steps, initial=state.step, total=last, file=sys.stdout, disable=quiet, mininterval=0.5, ncols=80) as bar:
+    with tqdm(
+        steps, initial=state.step, total=last, file=sys.stdout, disable=quiet or last < 20, mininterval=0.5, ncols=80
+    ) as bar:
         for step in bar:
             yield step
             if state.history and not quiet:
@@ -780,14 +783,15 @@ def evaluated(
     model.dropout.train(modes[1])
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
-    random, loss, error = torch.get_rng_state(), None, ""
+    random, loss, error, said = torch.get_rng_state(), None, "", ""
     try:
         loss = evaluate(model, data, batch_size, context, **({"bf16": True} if bf16 else {}))
     except NotImplementedError:
         raise
     except Exception as raised:
-        error = type(raised).__name__
+        error, said = type(raised).__name__, f"{type(raised).__name__}: {raised}"
     return {
+        "said": said,
         "loss": loss,
         "error": error,
         "calls": model.calls,
@@ -839,7 +843,8 @@ def evaluate(model: nn.Module, data: torch.Tensor, batch_size: int, context: int
     Args:
         model: takes ids (b, T) and returns logits (b, T, V).
         data: (N,), token numbers of any integer dtype.
-        batch_size: the model is given at most so many windows at once.
+        batch_size: the model is given so many windows at once. Only the last of the full windows, and a shorter one, may be
+            fewer.
         context: targets of a window.
         bf16: passed on to `summed_loss`.
 
@@ -1129,6 +1134,17 @@ def saved_over() -> dict[str, Any]:
                 out.write(b"half a checkpo")
             raise OSError("no space left on device")
 
+        def no_rename(*args, **kwargs):
+            raise OSError("the rename failed")
+
+        def lost() -> list[str]:
+            other, config = state_after(0, seed=9)
+            try:
+                load_checkpoint(path, other, config)
+            except (ValueError, OSError) as raised:
+                return [f"everything ({type(raised).__name__})"]
+            return differing(older, parts_of(other) | {"torch's random state": older["torch's random state"]})
+
         torch.save = disk_full
         try:
             save_checkpoint(path, newer, config)
@@ -1136,14 +1152,16 @@ def saved_over() -> dict[str, Any]:
             pass
         finally:
             torch.save = kept
-        other, config = state_after(0, seed=9)
+        facts["lost after a failure"] = lost()
+        renames = os.replace, os.rename
+        os.replace = os.rename = no_rename
         try:
-            load_checkpoint(path, other, config)
-            facts["lost after a failure"] = differing(
-                older, parts_of(other) | {"torch's random state": older["torch's random state"]}
-            )
-        except (ValueError, OSError) as raised:
-            facts["lost after a failure"] = [f"everything ({type(raised).__name__})"]
+            save_checkpoint(path, newer, config)
+        except OSError:
+            pass
+        finally:
+            os.replace, os.rename = renames
+        facts["lost before the rename"] = lost()
         return facts
 
 # %% exercise="save_checkpoint"
@@ -1306,6 +1324,7 @@ def trained(
     dropout: float = 0.0,
     double: bool = False,
     interrupt_at: int | None = None,
+    interrupt_in: int = 0,
     keep: bool = True,
     training: bool = True,
     spoil: str = "",
@@ -1313,11 +1332,12 @@ def trained(
     """For the checks of exercise 6: what `train` returns and leaves behind.
 
     Calls `train` once for each entry of ``stops``, its ``until``, as if the machine had been switched off in between: each
-    time there is a new model, and torch's random state is another one. Only the file stays (if ``keep``).
+    time there is a new model, and torch's random state is another one. Only the file stays (if ``keep``). An error is noted
+    where the check provokes one, and raised otherwise.
 
     Args:
         settings: of the TrainConfig.
-        interrupt_at: in this call of the model Ctrl-C is pressed, the first time.
+        interrupt_at, interrupt_in: in this call of the model Ctrl-C is pressed, in this one of the calls of `train`.
         training: the mode of the model before.
         spoil: between two calls, "file" damages the checkpoint and "settings" changes the learning rate. "weights" puts
             a NaN into the first model.
@@ -1326,7 +1346,9 @@ def trained(
         path, ended = os.path.join(folder, "run.pt") if keep else None, []
         for number, stop in enumerate(stops):
             begun = keep and os.path.exists(path)
-            model = TinyLM(dropout, seed=number if begun else 0, interrupt_at=None if number else interrupt_at)
+            model = TinyLM(
+                dropout, seed=number if begun else 0, interrupt_at=interrupt_at if number == interrupt_in else None
+            )
             model = model.to(torch.float64 if double else torch.float32).train(training)
             if spoil == "weights":
                 model.b.data[0] = math.nan
@@ -1341,6 +1363,8 @@ def trained(
             except NotImplementedError:
                 raise
             except (Exception, KeyboardInterrupt) as raised:
+                if interrupt_at is None and not spoil:
+                    raise
                 history = []
                 ended.append(type(raised).__name__)
         weights = {name: value.detach() for name, value in model.state_dict().items()}
@@ -1371,8 +1395,9 @@ def train(
     there is a file at ``path``, the run goes on from it, and the model's own weights do not matter. If not, it begins with
     ``torch.manual_seed(config.seed)``. Either way the result depends on the arguments alone.
 
-    A step: the rate of `lr_at` for this step, in all groups; one batch in config.micro_batches parts, as ``chunk`` cuts it;
-    the gradient of the whole batch; clipping to config.clip; AdamW. The model is in training mode.
+    A step: the rate of `lr_at` for this step, in all groups; one batch in config.micro_batches parts, as ``torch.chunk`` cuts it (5
+    sequences in 3 parts: 2, 2 and 1);
+    the gradient of the whole batch, in bfloat16 if config.bf16 says so; clipping to config.clip; AdamW. The model is in training mode.
 
     Args:
         model: takes ids (b, T), returns logits (b, T, V); changed in place.
@@ -1385,8 +1410,8 @@ def train(
     Returns:
         The history, a dict for each step of the run: "step" (how many are done, the first has 1), "loss" (before the step),
         "lr", "norm" (of the gradient before clipping). Where the number is a multiple of config.eval_every, and at the last
-        step of the run, also "validation": `evaluate` after the step, with config.batch_size and config.context, if there is
-        a text for it.
+        step of the run, also "validation": `evaluate` after the step, with config.batch_size, config.context and config.bf16,
+        if there is a text for it.
 
     Raises:
         ValueError: if there is a file at ``path`` that is damaged or belongs to another run; it is left as it is.
