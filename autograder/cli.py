@@ -7,6 +7,7 @@ input, 3 something broke, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,6 +69,30 @@ def _root() -> Path:
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _finite(value: float | None, holds: bool, allowed: str) -> float | None:
+    if value is not None and not (holds and math.isfinite(value)):
+        raise typer.BadParameter(f"{value:g} is not {allowed}.")
+    return value
+
+
+def _at_least_0(value: float) -> float:
+    return _finite(value, value >= 0, "a number from 0 on (0 takes the most probable token)")
+
+
+def _above_0(value: float) -> float:
+    return _finite(value, value > 0, "a number above 0 (1 changes nothing)")
+
+
+def _share(value: float | None) -> float | None:
+    return _finite(value, value is None or 0 < value <= 1, "above 0 and at most 1 (1 keeps every token)")
+
+
+def _stops(values: list[str] | None) -> list[str] | None:
+    if values and "" in values:
+        raise typer.BadParameter("an empty text would end before the first character.")
+    return values
 
 
 @app.command()
@@ -198,6 +223,72 @@ def grade(
     else:
         report.classroom(out, results)
         out.print(f"written to {table.relative_to(_root())}", highlight=False)
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(help="The .safetensors file that the capstone's save_model wrote.")],
+    prompt: Annotated[
+        str, typer.Option(help="The text to go on from; - reads it from standard input.", show_default="a line break")
+    ] = "\n",
+    temperature: Annotated[
+        float, typer.Option(help="Divides the logits; 0 takes the most probable token.", callback=_at_least_0)
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Keep only so many tokens.", min=1)] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Keep the smallest set of tokens with this probability.", callback=_share),
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1, tokens that occurred before become less likely.", callback=_above_0)
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="End before this text; may be given several times.", metavar="TEXT", callback=_stops),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="The largest number of new tokens.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.", min=0, max=2**63 - 1)] = 0,
+) -> None:
+    """Write text with a model of your own, as it comes: the capstone's checkpoint, and your own sampler if it passes.
+
+    Standard output holds the new text alone, without the prompt.
+    """
+    import sys
+
+    def tell(said: str) -> None:
+        if said:
+            err.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    with err.status("loading"):
+        from autograder import generating
+    root, to = _root(), sys.stdout
+    try:
+        path, start = generating.find(checkpoint), generating.prompt_of(prompt, sys.stdin)
+        with err.status("loading"):
+            tools = generating.tools(root)
+            tell(tools.said)
+            model, tokenizer, facts = generating.open_checkpoint(tools.load_model, path)
+            tell(facts)
+        pieces = generating.text(
+            tools,
+            model,
+            tokenizer,
+            start,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            stop=tuple(stop or ()),
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        generating.write(pieces, to)
+    except generating.CannotGenerate as problem:
+        _fail(str(problem))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        generating.close_quietly(to)
 
 
 @app.command()
