@@ -52,14 +52,23 @@ def carry(lab: str, name: str, *, start: str | Path | None = None) -> Any:
 
 
 def _from_reference(lab: str, solved: Path, name: str) -> Any:
+    try:
+        return getattr(_solved_module(solved, solved.stat().st_mtime_ns), name)
+    except AttributeError:
+        raise LookupError(f"lab {lab} defines no {name!r}") from None
+
+
+@cache
+def _solved_module(solved: Path, changed: int) -> Any:
+    """The reference as a module, made once for each state of the file (``changed``, its time of change).
+
+    Once, so that what two calls carry from one lab belongs together, and because labs that carry stand on each other.
+    """
     spec = importlib.util.spec_from_file_location(f"coursekit.solved.{solved.parent.name}.{solved.stem}", solved)
     module = importlib.util.module_from_spec(spec)
     with contextlib.redirect_stdout(io.StringIO()):
         spec.loader.exec_module(module)
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        raise LookupError(f"lab {lab} defines no {name!r}") from None
+    return module
 
 
 def _is_given(lab: str, name: str) -> bool:

@@ -21,9 +21,9 @@ def problems(lab: Lab) -> list[str]:
     prose = [cell.source for cell in lab.cells if cell.kind == "markdown"]
     text = "\n\n".join(prose)
     found = []
-    chapter, number = int(lab.id[2:4]), int(lab.id[8:10])
-    if not prose or not re.match(rf"# Lab {chapter}\.{number} · \S", prose[0]):
-        found.append(f"the first line is `# Lab {chapter}.{number} · Title`")
+    heading = "# Capstone · " if lab.chapter == "capstone" else f"# Lab {int(lab.id[2:4])}.{int(lab.id[8:10])} · "
+    if not prose or not re.match(re.escape(heading) + r"\S", prose[0]):
+        found.append(f"the first line is `{heading}Title`")
     headings = [
         line.removeprefix("## ").split(" ")[0] if "Exercise" in line else line[3:]
         for line in re.findall(r"^## .+$", text, re.M)
