@@ -7,7 +7,6 @@ input, 3 something broke, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autograder import paths
+from autograder import options, paths
 
 out = Console()
 err = Console(stderr=True)
@@ -69,30 +68,6 @@ def _root() -> Path:
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
-
-
-def _finite(value: float | None, holds: bool, allowed: str) -> float | None:
-    if value is not None and not (holds and math.isfinite(value)):
-        raise typer.BadParameter(f"{value:g} is not {allowed}.")
-    return value
-
-
-def _at_least_0(value: float) -> float:
-    return _finite(value, value >= 0, "a number from 0 on (0 takes the most probable token)")
-
-
-def _above_0(value: float) -> float:
-    return _finite(value, value > 0, "a number above 0 (1 changes nothing)")
-
-
-def _share(value: float | None) -> float | None:
-    return _finite(value, value is None or 0 < value <= 1, "above 0 and at most 1 (1 keeps every token)")
-
-
-def _stops(values: list[str] | None) -> list[str] | None:
-    if values and "" in values:
-        raise typer.BadParameter("an empty text would end before the first character.")
-    return values
 
 
 @app.command()
@@ -232,19 +207,19 @@ def generate(
         str, typer.Option(help="The text to go on from; - reads it from standard input.", show_default="a line break")
     ] = "\n",
     temperature: Annotated[
-        float, typer.Option(help="Divides the logits; 0 takes the most probable token.", callback=_at_least_0)
+        float, typer.Option(help="Divides the logits; 0 takes the most probable token.", callback=options.at_least_0)
     ] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Keep only so many tokens.", min=1)] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Keep the smallest set of tokens with this probability.", callback=_share),
+        typer.Option(help="Keep the smallest set of tokens with this probability.", callback=options.share),
     ] = None,
     repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1, tokens that occurred before become less likely.", callback=_above_0)
+        float, typer.Option(help="Above 1, tokens that occurred before become less likely.", callback=options.above_0)
     ] = 1.0,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="End before this text; may be given several times.", metavar="TEXT", callback=_stops),
+        typer.Option(help="End before this text; may be given several times.", metavar="TEXT", callback=options.stops),
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="The largest number of new tokens.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.", min=0, max=2**63 - 1)] = 0,

@@ -90,7 +90,7 @@ print("validation loss of counting:", ", ".join(f"{name} {loss:.3f}" for name, l
 # - **token shift** (Peng et al., 2023, RWKV): what enters attention and feed-forward network is a mean of a character and the one before it, with one learnt weight for each feature.
 #   A model of characters needs its neighbour all the time, and here it need not look for it;
 # - **bf16** for the matrix products, where the processor has instructions for it;
-# - **dropout** on both branches of the residual stream: ten minutes are more than twenty rounds through a text of one million characters, and without it the model learns it by heart;
+# - **dropout** on both branches of the residual stream: ten minutes are many rounds through a text of one million characters, and without it the model learns it by heart;
 # - **one mask for a whole sequence** (Gal and Ghahramani, 2016): the mask of a feature is drawn once and serves all positions. Random numbers cost time, and these are
 #   128 times fewer;
 # - **a mean of the weights** over the last part of the run (Polyak and Juditsky, 1992), which is what is judged and kept;
@@ -456,7 +456,8 @@ for (at, _, loss), sample in zip(runs["ours"]["curve"], runs["ours"]["samples"],
 # ## What each ingredient bought
 #
 # Our recipe with one ingredient left out, each for the same time on the same cores, one after the other. The time is shorter than above, so dropout has
-# little to prevent; what it buys in ten minutes, this table cannot tell.
+# little to prevent; what it buys in ten minutes, this table cannot tell. Are the speeds of variants with the same arithmetic the same? If not, the
+# machine had other work, too.
 
 # %%
 VARIANTS = {
