@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tempfile
@@ -238,13 +239,23 @@ def _point_at_the_first(index: dict[str, Any], exercises: list[Exercise], restor
         if exercise.status not in ("failed", "error"):
             continue
         own = [c["source"] for c in restored.cells if c["kind"] == "exercise" and c["exercise"] == exercise.id]
-        words = set(re.findall(r"\w+", "\n".join(own)))
+        words = _names("\n".join(own))
         for earlier in exercises[:position]:
             used = [name for name in defines[earlier.id] if name in words]
             if earlier.status != "passed" and used:
                 end = "" if exercise.message.endswith((".", "!", "?")) else "."
                 what = f"the exercise {earlier.id} does not pass yet: mend that first."
                 exercise.message += f"{end} It uses {' and '.join(used)}, and {what}"
+
+
+def _names(source: str) -> set[str]:
+    """What a program uses by name, and not what its docstrings and comments speak of."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        return set(re.findall(r"\w+", source))
+    plain = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return plain | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
 
 def _tests(index: dict[str, Any], exercise: str) -> list[dict[str, Any]]:

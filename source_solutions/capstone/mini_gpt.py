@@ -19,7 +19,7 @@
 #
 # Writing looks easy: ask for the next token, append it, ask again. But the model gives no token. It gives a probability
 # for each of them, and somebody has to choose. Take four tokens with the logits 2, 1, 0, −1. The softmax makes them
-# 0.644, 0.237, 0.087 and 0.032. Three knobs change what may be chosen:
+# 0.644, 0.237, 0.087 and 0.032. Three knobs change the choice:
 #
 # | knob | what is left of the four |
 # |---|---|
@@ -28,7 +28,7 @@
 # | top-p with $p = 0.8$: the smallest set that reaches 0.8 | 0.731, 0.269, because $0.644 + 0.237 = 0.881$ |
 #
 # Now use temperature 2 and top-p 0.8 together. Temperature first: $0.455 + 0.276 = 0.731$ is less than 0.8, so three
-# tokens stay. Top-p first: two stay. Both programs write, and nobody can tell from one text which of them ran. So the
+# tokens stay. (That 0.731 occurs in the table, too, means nothing.) Top-p first: two stay. Both programs write, and nobody can tell from one text which of them ran. So the
 # order is a part of the specification, and your sampler is tested in two ways: by what it does to the logits, exactly,
 # and by counting what it draws.
 #
@@ -221,7 +221,8 @@ def unchanged(name: str, logits: torch.Tensor, *more: Any) -> bool:
 # %% [markdown]
 # ## Exercise 1 · `keep_top_p`
 #
-# Three functions that turn logits into logits. A token that must not be chosen gets −∞, and everything else stays
+# Three functions that turn logits into logits. `scale` divides all of them. In the other two a token that must not be
+# chosen gets −∞, and everything else stays
 # what it is: no softmax, and nothing is sorted in the result.
 #
 # Think about equal logits before you write. There must be no doubt which of them stay, so the specification says it:
@@ -721,7 +722,10 @@ check.that(
     "fifty tokens that are as good as equally probable, one draw with each of 20 seeds: many different tokens",
     why=f"they are {single}",
 )
-counts = [draws(logits, 300, seed=0).count(token) for token in range(4)]
+again = [draws(logits, 20, seed=0) for _ in range(2)]
+check.equal(again[0], again[1], "20 draws with seed 0, twice: the generator is the only source of chance")
+found = draws(logits, 300, seed=0)
+counts = [found.count(token) for token in range(4)]
 expected = (300 * logits.double().softmax(0)).tolist()
 p_value = chisquare(counts, expected).pvalue
 check.that(
@@ -1760,7 +1764,8 @@ def build(text: str, vocab_size: int, share: float = 0.9, **shape: Any) -> Parts
         ``vocab_size`` if the text has not so many merges.
 
     Raises:
-        ValueError: if one of the two parts has less than two tokens, too few to predict anything. The message says which.
+        ValueError: if one of the two parts has less than two tokens, too few to predict anything. The message
+            names the part: "training" or "validation".
     """
     ### BEGIN SOLUTION
     cut = int(share * len(text))
@@ -1816,7 +1821,7 @@ def train_in_stages(
 # first part. Then read once more what <code>until</code> and <code>path</code> of your <code>train</code> do.</details>
 # <details><summary>A bigger nudge</summary>The history that <code>train</code> returns begins with the first step of the run,
 # so its length says how far the run is. If it is longer than the stage, the checkpoint was further. For the stages, put a 0 in
-# front and compare each with the one before; a number behind them can stand for the end of the run.</details>
+# front and compare each with the one before; <code>settings.steps + 1</code> behind them stands for the end of the run.</details>
 
 # %% test="build" points=3
 from coursekit import check
@@ -2250,8 +2255,8 @@ def load_model(path: str) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: with the name of the file in the message, if it is not a safetensors file or is cut off; one of the five
-            texts is missing, or there is no metadata at all; the format is not FORMAT; the digest is not right, because any byte
-            of the file has changed; the settings, the tokenizer or the facts cannot be read; the tokenizer has another number of
+            texts is missing, or there is no metadata at all; the format is not FORMAT; the digest is not right, because a weight
+            or a text has changed; the settings, the tokenizer or the facts cannot be read; the tokenizer has another number of
             tokens than the settings; or a tensor is missing, is one too many, or has another shape than in a GPT of these
             settings.
     """
@@ -2786,7 +2791,7 @@ def perplexity_under(model: nn.Module, ids_list: list[list[int]], given: int = 1
 
     Returns:
         exp of the mean surprise (-ln of the probability) over all judged tokens of all texts, each with the same weight; inf if
-        one of them is impossible.
+        one of them is impossible, or if the result is too large for a float (`math.exp` raises an error there).
 
     Raises:
         ValueError: if ``given`` is less than 1, or there is no token to judge.
@@ -3225,12 +3230,13 @@ def blame(validation, unigram, measured, used):
 # ## Look at it
 #
 # Now everything at once. A small model is trained on a part of Shakespeare's plays and stopped at three places. At each
-# of them four samplers continue the same prompt. A second model, which has never seen the first and was trained on another
+# of them four samplers continue the same prompt. A second model, with a tokenizer of its own and trained on another
 # part of the plays, says how surprising it finds the texts.
 #
-# With `FULL = True` the two cells train a larger model, on four fifths of the plays, and longer; it keeps its checkpoint beside
-# this notebook and goes on from there. The first cell of the quick run ends with a line that says how many minutes that takes
-# on your machine.
+# With `FULL = True` the two cells train a larger model, on four fifths of the plays, and longer; it keeps its checkpoint in
+# `mini_gpt_run.pt` beside this notebook and goes on from there. Stages that it has passed are not shown again, so copy what
+# you want to quote. For a run with other settings move that file away first. The first cell of the quick run ends with a line
+# that says how many minutes that takes on your machine.
 
 # %%
 import html
@@ -3298,6 +3304,7 @@ def measure(texts, prompt=""):
 places = torch.linspace(0, len(parts.validation_ids) - 120, 4).long().tolist()
 real = measure([parts.tokenizer.decode(parts.validation_ids[i : i + 100].tolist()) for i in places])
 numbers, written, curve = {}, {}, []
+parts.model.load_state_dict(GPT(parts.config).state_dict())  # from the beginning, also when this cell runs again
 with tempfile.TemporaryDirectory() as folder:
     path = "mini_gpt_run.pt" if FULL else os.path.join(folder, "run.pt")  # a long run may be stopped, and goes on
     for stage in stages:
@@ -3368,13 +3375,13 @@ figure.update_layout(height=430, legend={"orientation": "h", "y": -0.22})
 figure.show()
 
 # %% [markdown]
-# The points grow with the training. Follow one colour from small to large. Which samplers get better as the weights do, and
-# which does not? Look at the greedy one after the first stage: the second model may find its text *less* surprising than
+# The points grow with the training. Follow one colour from small to large. Which samplers come within the dotted lines, and
+# which stay outside whatever the weights are? Look at the greedy one after the first stage: the second model may find its text *less* surprising than
 # Shakespeare's. What would go wrong if you chose a sampler by its perplexity alone?
 #
-# The rule has only what it is given. The second model is small, too, and it has limits of its own: a text that it finds
-# surprising may be good. And 0.25, 2 and 0.9 are numbers that somebody chose. Change one of them, and see which verdicts
-# change.
+# The rule has only what it is given. The second model is small, too, and it errs both ways: a text that it finds
+# surprising may be good, and it may let nonsense pass. Is there a text with the verdict "neither" that you would call bad?
+# And 0.25, 2 and 0.9 are numbers that somebody chose. Change one of them in a copy of `blame`, and see which verdicts change.
 #
 # Keep the model now, and check that what comes back writes the same text:
 
@@ -3394,14 +3401,14 @@ both = [
 print(f"{os.path.getsize('mini_gpt.safetensors'):,} bytes; the same text: {both[0] == both[1]}; facts: {known}")
 
 # %% [markdown]
-# From now on the model can be used without this notebook. In a shell, in the course's folder:
+# From now on you can write with the model outside this notebook. In a shell, in the course's folder:
 #
 # ```
-# course generate work/capstone/mini_gpt.safetensors --prompt "ROMEO:" --temperature 0.8 --top-p 0.9 --max-tokens 200
+# .venv/bin/course generate work/capstone/mini_gpt.safetensors --prompt "ROMEO:" --temperature 0.8 --top-p 0.9 --max-tokens 200
 # ```
 #
-# The command takes your own `load_model` and `stream` out of this notebook, if they pass their checks, and writes as the text
-# comes. Try `--temperature 0`, try `--stop`, and try it with a file in which you have changed a byte.
+# The command takes your own `load_model` and `stream` out of this notebook, if they pass their checks, and otherwise the
+# reference. It writes as the text comes. Try `--temperature 0`, try `--stop`, and try it with a file in which you have changed a byte.
 #
 # ### Self-review
 #
@@ -3414,6 +3421,8 @@ print(f"{os.path.getsize('mini_gpt.safetensors'):,} bytes; the same text: {both[
 # | *Blame.* One bad text of yours. What does `blame` say, do you believe it, and which experiment would change your mind? | 3 |
 # | *A choice.* One setting that you chose (vocabulary, size, temperature, ...), an alternative, and numbers for both. | 2 |
 # | *Limits.* What do your numbers not show? One thing that you would measure next. | 2 |
+#
+# For *A choice*, change one number in the first cell of "Look at it" and run both cells again. Copy the old numbers first.
 #
 # Points are given for evidence, not for good samples: a bad model that is well examined gets all ten. A claim without a number
 # or a quotation gets none.
@@ -3473,7 +3482,7 @@ print(f"{os.path.getsize('mini_gpt.safetensors'):,} bytes; the same text: {both[
 #   (Clara Meister, Tiago Pimentel, Gian Wiher, Ryan Cotterell, Locally Typical Sampling, 2023). Write one as a transformation of
 #   logits, and put it into the figure.
 # - **Sampling with a key-value cache.** Every step of `stream` computes the whole window anew. How much of that is the same as
-#   the step before, and what changes when the window moves on? Chapter 5 builds the cache.
+#   the step before, and what changes when the window moves on? Chapter 8 builds the cache.
 # - **Is it copied?** Find the longest piece of your samples that stands in the training part, letter for letter, and compare with
 #   the validation part's longest piece in the same place. (Nicholas Carlini and others, Quantifying Memorization Across Neural
 #   Language Models, 2023.)

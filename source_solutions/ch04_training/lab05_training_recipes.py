@@ -150,8 +150,8 @@ def sized(**settings: int) -> Any:
 #
 # Where do the gradients of a small GPT lie, on the scale of what `float16` can hold? The cell trains a model on a bit of
 # Shakespeare for a moment and collects two kinds of gradients in `float32`: those of the logits, and those of the
-# weights. The horizontal axis counts powers of two. Left of −24 everything becomes zero in `float16`; right of 16
-# everything becomes infinite; between −24 and −14 numbers lose digits. Move the slider to multiply the loss.
+# weights. The horizontal axis counts powers of two. Left of −25 everything becomes zero in `float16`; right of 16
+# everything becomes infinite; between −25 and −14 numbers lose digits. Move the slider to multiply the loss.
 
 # %%
 import plotly.graph_objects as go
@@ -195,7 +195,7 @@ figure = go.Figure()
 for kind, values in kinds.items():
     share = torch.histc(values.abs().log2(), bins=70, min=-50, max=20) / len(values)
     figure.add_bar(x=(bins[:-1] + 0.5).tolist(), y=share.tolist(), name=f"gradients of the {kind}", opacity=0.75)
-for edge, words in ((-24, "zero below"), (-14, "digits lost below"), (16, "infinite above")):
+for edge, words in ((-25, "zero below"), (-14, "digits lost below"), (16, "infinite above")):
     figure.add_vline(x=edge, line={"color": plots.GREY, "dash": "dot"})
     figure.add_annotation(
         x=edge, y=1.0, yref="paper", text=words, textangle=-90, xanchor="right", yanchor="top", showarrow=False
@@ -216,8 +216,9 @@ figure.update_layout(
 figure.show()
 
 # %% [markdown]
-# Without a factor some gradients of weights are lost. They belong to rare letters and to parts of the model that matter
-# little yet; nothing says that they never will. With too large a factor the largest gradients overflow. One single infinity is enough
+# Without a factor some gradients of weights are lost. Nearly all of them belong to the queries and keys of the
+# second block: attention is still almost even there, so moving a query hardly changes the loss. Without those gradients it
+# has no way to change that. With too large a factor the largest gradients overflow. One single infinity is enough
 # to spoil a step: Adam would carry it in its moments for ever. Between the two ends there is room, and more of it than one
 # power of two. That is why a rule as crude as "halve, or double" is good enough.
 
@@ -988,6 +989,9 @@ def scaled_step(losses, optimizer, scaler, max_norm=1.0):
 # | cross-entropy | the log-probabilities: one number for each token and each entry of the vocabulary |
 # | adding, dividing by a constant, a change of shape | nothing |
 #
+# "Mixed" here is the older way, which keeps the model and its gradients in 16 bits and a `float32` copy in the optimiser. With
+# `torch.autocast`, as in the runs below, weights and gradients stay in `float32`. Either way it is 16 bytes for each weight.
+#
 # What two operations keep is kept once. Try it on a small case: `kept(config, batch_size, context)` returns the
 # shapes of all that autograd really holds, in the order of the computation. Print
 # `kept(sized(vocab_size=11, context=6, d_model=10, n_layers=1, n_heads=2, d_ff=7), 3, 4)` beside `LeanGPT.forward`, and say of
@@ -1694,7 +1698,8 @@ def note(title: str, runs: list[dict[str, Any]], baseline: str, hardware: str) -
 
         - ``### title``, and an empty line
         - ``Hardware: hardware. Loss on held-out text, mean ± standard deviation over 5 seeds.``, and an empty line
-        - ``| recipe | at 4,000 tokens | at 40 steps | after 12.3 s |``, with the limits of the three tables (the last with one
+        - ``| recipe | at 400,000 tokens | at 4,000 steps | after 12.3 s |``, with the limits of the three tables (the first two
+          with commas between thousands, the last with one
           digit after the point), and ``|---|---|---|---|``
         - for each recipe, in the order of the table, a row ``| recipe | 2.345 ± 0.012 | 2.345 ± 0.012 | 2.345 ± 0.012 |``,
           and after the last of them an empty line
@@ -1702,7 +1707,7 @@ def note(title: str, runs: list[dict[str, Any]], baseline: str, hardware: str) -
           ``- equal time: sentence``, where the sentence is that of ``conclude(table, recipe, baseline)``
 
     Raises:
-        ValueError: if ``hardware`` is empty, or ``baseline`` is no recipe of the runs; and what `summarise` refuses.
+        ValueError: if ``hardware`` is empty or blank, or ``baseline`` is no recipe of the runs; and what `summarise` refuses.
     """
     ### BEGIN SOLUTION
     tables = {axis: summarise(runs, axis) for axis in ("tokens", "step", "seconds")}
@@ -1829,7 +1834,7 @@ def run(recipe, seed, values, tokens=64, seconds=0.5):
     return {"recipe": recipe, "seed": seed, "history": rows}
 
 
-# "quick" needs half the time: at equal tokens and steps it is level, after 20 seconds it is two rows ahead.
+# "quick" needs half the time: at equal tokens and steps it is level, after 10 seconds it is one row ahead.
 runs = [run("slow", seed, [4.0 + seed, 3.0 + seed]) for seed in (0, 1)]
 runs += [run("quick", seed, [4.0 + seed, 3.0 + seed], seconds=0.25) for seed in (0, 1)]
 text = note("Is it quicker?", runs, "slow", "one core")
@@ -2160,7 +2165,9 @@ Markdown(note("Warm-up and clipping, three broken batches", first, "warm-up and 
 # %% [markdown]
 # Read the last lines of the note. Which of the two, warm-up or clipping, can these runs show to matter, and which can they not?
 # "No difference that 3 seeds can show" is not "no difference". Look at the margin: how large could the effect be and still
-# hide in it? Change `lr=0.02` to 0.1 and run the cell again. Is the sentence about warm-up the same?
+# hide in it? Change `lr=0.02` to 0.1 and run the cell again. Which recipe is now furthest from
+# the first? Is the largest difference also the surest? Look at the spread of its seeds. (All batches have one shape here, so
+# equal tokens and equal steps are the same thing.)
 #
 # The next question has no right answer beforehand: more sequences, or longer ones? Under one budget of tokens there are
 # three ways: large batches, small batches and four times as many steps, or few long sequences. Every recipe is judged with
@@ -2188,9 +2195,9 @@ except ValueError as refused:
     print("and at equal steps:", refused)
 
 # %% [markdown]
-# At equal steps there is no table. The recipe of small batches has taken four times as many steps, and is judged at
-# places that the others never had. That refusal is the point: somebody who plots loss against *steps* would show a
-# comparison at unequal tokens, and the small batches would look bad in it.
+# At equal steps there is no table. The shortest run ends at step 40, and the recipe of small batches was judged at steps 16,
+# 32, 48. That was luck: had it been judged at step 40, there would be a table, of 10,240 tokens against 40,960, and the small
+# batches would look bad in it. `summarise` cannot know which axis is fair. You have to.
 #
 # Last, 16 bits. On a GPU with units for 16-bit products they are often much faster. What are they on the machine that you
 # sit at? The time is measured in pairs, alternating, so that both sides meet the same machine. And with `float16` you see your

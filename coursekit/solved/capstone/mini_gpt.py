@@ -943,7 +943,8 @@ def build(text: str, vocab_size: int, share: float = 0.9, **shape: Any) -> Parts
         ``vocab_size`` if the text has not so many merges.
 
     Raises:
-        ValueError: if one of the two parts has less than two tokens, too few to predict anything. The message says which.
+        ValueError: if one of the two parts has less than two tokens, too few to predict anything. The message
+            names the part: "training" or "validation".
     """
     cut = int(share * len(text))
     tokenizer = Tokenizer(train_bpe(text[:cut], vocab_size))
@@ -1259,8 +1260,8 @@ def load_model(path: str) -> tuple[nn.Module, Tokenizer, dict[str, Any]]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: with the name of the file in the message, if it is not a safetensors file or is cut off; one of the five
-            texts is missing, or there is no metadata at all; the format is not FORMAT; the digest is not right, because any byte
-            of the file has changed; the settings, the tokenizer or the facts cannot be read; the tokenizer has another number of
+            texts is missing, or there is no metadata at all; the format is not FORMAT; the digest is not right, because a weight
+            or a text has changed; the settings, the tokenizer or the facts cannot be read; the tokenizer has another number of
             tokens than the settings; or a tensor is missing, is one too many, or has another shape than in a GPT of these
             settings.
     """
@@ -1501,7 +1502,7 @@ def perplexity_under(model: nn.Module, ids_list: list[list[int]], given: int = 1
 
     Returns:
         exp of the mean surprise (-ln of the probability) over all judged tokens of all texts, each with the same weight; inf if
-        one of them is impossible.
+        one of them is impossible, or if the result is too large for a float (`math.exp` raises an error there).
 
     Raises:
         ValueError: if ``given`` is less than 1, or there is no token to judge.

@@ -832,7 +832,8 @@ def note(title: str, runs: list[dict[str, Any]], baseline: str, hardware: str) -
 
         - ``### title``, and an empty line
         - ``Hardware: hardware. Loss on held-out text, mean ± standard deviation over 5 seeds.``, and an empty line
-        - ``| recipe | at 4,000 tokens | at 40 steps | after 12.3 s |``, with the limits of the three tables (the last with one
+        - ``| recipe | at 400,000 tokens | at 4,000 steps | after 12.3 s |``, with the limits of the three tables (the first two
+          with commas between thousands, the last with one
           digit after the point), and ``|---|---|---|---|``
         - for each recipe, in the order of the table, a row ``| recipe | 2.345 ± 0.012 | 2.345 ± 0.012 | 2.345 ± 0.012 |``,
           and after the last of them an empty line
@@ -840,7 +841,7 @@ def note(title: str, runs: list[dict[str, Any]], baseline: str, hardware: str) -
           ``- equal time: sentence``, where the sentence is that of ``conclude(table, recipe, baseline)``
 
     Raises:
-        ValueError: if ``hardware`` is empty, or ``baseline`` is no recipe of the runs; and what `summarise` refuses.
+        ValueError: if ``hardware`` is empty or blank, or ``baseline`` is no recipe of the runs; and what `summarise` refuses.
     """
     tables = {axis: summarise(runs, axis) for axis in ("tokens", "step", "seconds")}
     tokens, steps, seconds = tables.values()

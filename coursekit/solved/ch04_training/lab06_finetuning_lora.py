@@ -353,7 +353,7 @@ def merge(layer: LoRALinear) -> None:
         layer: yours. Where it is merged already nothing changes.
 
     Afterwards the layer's output is what it was before (without dropout), up to rounding; its parameters are the same objects,
-    none of them needs a gradient that did not before, lora_a and lora_b have their values, and its state_dict has the same
+    no parameter needs a gradient that did not need one before, lora_a and lora_b have their values, and its state_dict has the same
     names. The product of a Conv1D is added as a transpose, since its weight is (d_in, d_out).
     """
     if layer.merged:
@@ -465,9 +465,10 @@ def inject(
     the layer that it replaces.
 
     Raises:
-        ValueError: before anything has changed: if a name of ``targets`` finds no layer (the message holds the name, and
-            the full names of all layers that it could have found); if a name of ``train`` finds no module (the message holds
-            it); if a layer is too small for the rank; if the model has adapters already.
+        ValueError: before anything has changed: if a name of ``targets`` finds no layer that may get an adapter: none at
+            all, or only such that ``train`` covers (the message holds the name, and the full names of all layers that it could
+            have found); if a name of ``train`` finds no module (the message holds
+            it); if the rank is out of range for one of the layers; if the model has adapters already.
     """
     modules, targets, train = dict(model.named_modules()), list(targets), list(train)
     if any(isinstance(module, LoRALinear) for module in modules.values()):
