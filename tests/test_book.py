@@ -66,8 +66,8 @@ def html() -> Path:
 
 def test_the_tests_of_this_file_stay_in_one_process(request):
     if "PYTEST_XDIST_WORKER" in os.environ:
-        assert request.node.nodeid.endswith("@test_book.py ")
-    assert [mark.args for mark in request.node.iter_markers("xdist_group")] == [("test_book.py ",)]
+        assert request.node.nodeid.endswith("@test_book.py")
+    assert [mark.args for mark in request.node.iter_markers("xdist_group")] == [("test_book.py",)]
 
 
 def test_the_index_leads_to_the_front_page(html):

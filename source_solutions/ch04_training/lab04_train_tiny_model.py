@@ -1125,7 +1125,7 @@ def run(
     last, record = os.path.join(folder, "last.pt"), os.path.join(folder, "record.pt")
     rows, best = [], {}
     if os.path.exists(record):
-        content = torch.load(record, weights_only=True)
+        content = torch.load(record)
         rows, best = content["rows"], content["best"]
     per_epoch = max(len(training) // (config.batch_size * config.context), 1)
     n_epochs = math.ceil(config.steps / per_epoch)

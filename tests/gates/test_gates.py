@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -39,11 +40,12 @@ def test_anatomy(lab):
 def test_reference_earns_everything_within_its_limits(lab, notebooks, zygote):
     path, lab_index = notebooks(lab)
     verdict = judge(lab_index, path, zygote, everything=True, measure=True)
+    busy = max(1.0, os.getloadavg()[0] / os.cpu_count())  # a machine with other work is given more time
     assert [(e.id, e.status, e.message) for e in verdict.exercises if e.points != e.max] == []
     broken = [(c["id"], c["error"]) for c in verdict.cells if c.get("error")]
     assert broken == [], "a cell of the reference notebook fails"
     assert verdict.points == verdict.max == lab.points
-    assert verdict.seconds < RUN_SECONDS
+    assert verdict.seconds < RUN_SECONDS * busy
     assert verdict.peak_mebibytes < RUN_MEBIBYTES
     assert verdict.connections == [], "a lab runs without a network"
     assert [flag for e in verdict.exercises for flag in e.flags] == [], "the reference uses what it forbids"
