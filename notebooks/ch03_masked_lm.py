@@ -38,6 +38,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from coursekit import carry, plots, results
+from coursekit.sentences import ADJECTIVES, NOUNS, VERBS, pair
 
 started = time.perf_counter()
 torch.set_num_threads(1)  # one thread to each model, and two models at a time
@@ -61,8 +62,6 @@ BATCH, EVERY = 48, 50
 # side. *It* and *they* agree with the subject of the first sentence. The rest is chance, and no model can know it.
 
 # %%
-NOUNS, ADJECTIVES = ["dog", "cat", "hen", "owl", "ant", "ape"], ["red", "small", "quiet", "old", "idle", "odd"]
-VERBS = {"sees": "see", "hears": "hear", "follows": "follow"}
 KINDS = {
     "a, an": ["a", "an"],
     "these, two": ["these", "two"],
@@ -78,22 +77,6 @@ kind_of = torch.full((len(words),), -1)
 for i, group in enumerate(KINDS.values()):
     kind_of[[number[word] for word in group]] = i
 LENGTH = 19  # of the longest pair
-
-
-def noun_phrase(draw: random.Random, plural: bool) -> list[str]:
-    rest = [draw.choice(ADJECTIVES)] if draw.random() < 0.5 else []
-    rest.append(draw.choice(NOUNS) + ("s" if plural else ""))
-    article = "an" if rest[0][0] in "aeiou" else "a"
-    return [draw.choice(["these", "two"]) if plural else article, *rest]
-
-
-def pair(draw: random.Random, plural: bool, fits: bool = True) -> tuple[list[str], list[str]]:
-    """Two sentences; where fits is False, the second speaks of a subject of the other number."""
-    verb = draw.choice(list(VERBS))
-    first = [*noun_phrase(draw, plural), VERBS[verb] if plural else verb, *noun_phrase(draw, draw.random() < 0.5), "."]
-    plural, verb = plural == fits, draw.choice(list(VERBS))
-    second = ["they" if plural else "it", VERBS[verb] if plural else verb, *noun_phrase(draw, draw.random() < 0.5), "."]
-    return first, second
 
 
 def numbers(pairs: list) -> tuple[torch.Tensor, torch.Tensor]:

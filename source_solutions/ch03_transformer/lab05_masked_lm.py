@@ -1891,29 +1891,15 @@ import time
 import plotly.graph_objects as go
 
 from coursekit import plots
+from coursekit.sentences import WORDS, pair
 
 torch.set_num_threads(1)
-NOUNS, ADJECTIVES = ["dog", "cat", "hen", "owl", "ant", "ape"], ["red", "small", "quiet", "old", "idle", "odd"]
-VERBS = {"sees": "see", "hears": "hear", "follows": "follow"}
-words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "an", "these", "two", "it", "they"]
-words += [*NOUNS, *(noun + "s" for noun in NOUNS), *ADJECTIVES, *VERBS, *VERBS.values()]
-number = {word: i for i, word in enumerate(words)}
+number = {word: i for i, word in enumerate(WORDS)}
 
 
-def noun_phrase(draw, plural):
-    rest = [draw.choice(ADJECTIVES)] if draw.random() < 0.5 else []
-    rest.append(draw.choice(NOUNS) + ("s" if plural else ""))
-    article = "an" if rest[0][0] in "aeiou" else "a"
-    return [draw.choice(["these", "two"]) if plural else article, *rest]
-
-
-def pair(draw, fits=True):
-    """Two sentences; where fits is False, the second speaks of a subject of the other number."""
-    plural, verb = draw.random() < 0.5, draw.choice(list(VERBS))
-    first = [*noun_phrase(draw, plural), VERBS[verb] if plural else verb, *noun_phrase(draw, draw.random() < 0.5), "."]
-    plural, verb = plural == fits, draw.choice(list(VERBS))
-    second = ["they" if plural else "it", VERBS[verb] if plural else verb, *noun_phrase(draw, draw.random() < 0.5), "."]
-    return first, second
+def pairs(draw, n):
+    """That many texts of two sentences; half of the first subjects are plural."""
+    return [pair(draw, draw.random() < 0.5) for _ in range(n)]
 
 
 def batch(pairs):
@@ -1926,13 +1912,13 @@ def batch(pairs):
 
 
 draw = random.Random(0)
-held_out = batch([pair(draw) for _ in range(200)])
-settings = EncoderConfig(vocab_size=len(words), context=20, d_model=48, n_layers=2, n_heads=4, d_ff=96)
+held_out = batch(pairs(draw, 200))
+settings = EncoderConfig(vocab_size=len(WORDS), context=20, d_model=48, n_layers=2, n_heads=4, d_ff=96)
 
 
 def validation_loss(model):
     ids, segments = held_out
-    inputs, labels = mask_tokens(ids, len(words), torch.Generator().manual_seed(99))
+    inputs, labels = mask_tokens(ids, len(WORDS), torch.Generator().manual_seed(99))
     with torch.no_grad():
         return mlm_loss(model(inputs, ids != PAD, segments), labels).item()
 
@@ -1955,8 +1941,8 @@ for step in range(STEPS + 1):
         validation[step] = validation_loss(model)
     for group in optimiser.param_groups:  # a warm-up, then down in a straight line: post-norm wants it
         group["lr"] = 6e-3 * min((step + 1) / 100, 1 - step / (STEPS + 1))
-    ids, segments = batch([pair(draw) for _ in range(32)])
-    inputs, labels = mask_tokens(ids, len(words), generator, share=0.3)
+    ids, segments = batch(pairs(draw, 32))
+    inputs, labels = mask_tokens(ids, len(WORDS), generator, share=0.3)
     loss = mlm_loss(model(inputs, ids != PAD, segments), labels)
     optimiser.zero_grad()
     loss.backward()
@@ -1990,12 +1976,12 @@ with torch.no_grad():
 p = logits[range(len(places)), places].softmax(-1)  # one row for each hidden place
 best = p.topk(3)
 guesses = [
-    ", ".join(f"{words[i]} {value:.2f}" for i, value in zip(row.tolist(), values.tolist(), strict=True))
+    ", ".join(f"{WORDS[i]} {value:.2f}" for i, value in zip(row.tolist(), values.tolist(), strict=True))
     for row, values in zip(best.indices, best.values, strict=True)
 ]
 right = p[range(len(places)), ids[0, places]].tolist()
 for place, value, guess in zip(places, right, guesses, strict=True):
-    print(f"{words[ids[0, place]]:8} {value:.2f}    first guesses: {guess}")
+    print(f"{WORDS[ids[0, place]]:8} {value:.2f}    first guesses: {guess}")
 figure = go.Figure(
     go.Bar(
         x=list(range(len(places))),
@@ -2005,7 +1991,7 @@ figure = go.Figure(
     )
 )
 figure.update_xaxes(
-    title_text="the word that is hidden", tickvals=list(range(len(places))), ticktext=[words[ids[0, i]] for i in places]
+    title_text="the word that is hidden", tickvals=list(range(len(places))), ticktext=[WORDS[ids[0, i]] for i in places]
 )
 figure.update_yaxes(title_text="probability of that word", range=[0, 1.05])
 figure.update_layout(height=340)
@@ -2033,7 +2019,7 @@ draw = random.Random(5)
 
 def labelled(n):
     classes = torch.tensor([draw.randrange(2) for _ in range(n)])
-    return batch([pair(draw, fits=bool(c)) for c in classes]), classes
+    return batch([pair(draw, draw.random() < 0.5, bool(c)) for c in classes]), classes
 
 
 (few, few_classes), (many, many_classes) = labelled(96), labelled(500)

@@ -2016,31 +2016,12 @@ from transformers.models.bert.modeling_bert import BertConfig, BertForMaskedLM, 
 from transformers.utils import logging
 
 from coursekit import carry
+from coursekit.sentences import WORDS, pair
 
 logging.set_verbosity_error()
 torch.set_num_threads(1)
 mask_tokens = carry("ch03/lab05", "mask_tokens")  # 0 is [PAD], 1 [CLS], 2 [SEP], 3 [MASK]
-NOUNS, ADJECTIVES = ["dog", "cat", "hen", "owl", "ant", "ape"], ["red", "small", "quiet", "old", "idle", "odd"]
-VERBS = {"sees": "see", "hears": "hear", "follows": "follow"}
-words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "an", "these", "two", "it", "they"]
-words += [*NOUNS, *(noun + "s" for noun in NOUNS), *ADJECTIVES, *VERBS, *VERBS.values()]
-number = {word: i for i, word in enumerate(words)}
-
-
-def noun_phrase(draw, plural):
-    rest = [draw.choice(ADJECTIVES)] if draw.random() < 0.5 else []
-    rest.append(draw.choice(NOUNS) + ("s" if plural else ""))
-    article = "an" if rest[0][0] in "aeiou" else "a"
-    return [draw.choice(["these", "two"]) if plural else article, *rest]
-
-
-def pair(draw, fits=True):
-    """Two sentences; where fits is False, the second speaks of a subject of the other number."""
-    plural, verb = draw.random() < 0.5, draw.choice(list(VERBS))
-    first = [*noun_phrase(draw, plural), VERBS[verb] if plural else verb, *noun_phrase(draw, draw.random() < 0.5), "."]
-    plural, verb = plural == fits, draw.choice(list(VERBS))
-    second = ["they" if plural else "it", VERBS[verb] if plural else verb, *noun_phrase(draw, draw.random() < 0.5), "."]
-    return first, second
+number = {word: i for i, word in enumerate(WORDS)}
 
 
 def batch(pairs):
@@ -2058,13 +2039,13 @@ def labelled(seed, n):
     """Pairs of which half fit, and which. HARDER asks whether that or "the second verb is not follow" holds, but not both."""
     draw = random.Random(seed)
     fits = [draw.randrange(2) for _ in range(n)]
-    pairs = [pair(draw, fits=bool(fit)) for fit in fits]
+    pairs = [pair(draw, draw.random() < 0.5, bool(fit)) for fit in fits]
     if HARDER:
         fits = [fit ^ (not second[1].startswith("follow")) for fit, (_, second) in zip(fits, pairs, strict=True)]
     return (*batch(pairs), torch.tensor(fits).long())
 
 
-sizes = {"vocab_size": len(words), "max_position_embeddings": 17, "hidden_size": 64, "intermediate_size": 128}
+sizes = {"vocab_size": len(WORDS), "max_position_embeddings": 17, "hidden_size": 64, "intermediate_size": 128}
 sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.1, "num_labels": 2}
 settings = BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 PRETRAINING = 300
@@ -2074,8 +2055,8 @@ optimizer = torch.optim.AdamW(reader.parameters(), lr=4e-3)
 begun, losses = time.perf_counter(), []
 for step in range(PRETRAINING):
     optimizer.param_groups[0]["lr"] = 4e-3 * min((step + 1) / 50, 1 - step / PRETRAINING)
-    ids, real, segments = batch([pair(draw) for _ in range(32)])
-    hidden, labels = mask_tokens(ids, len(words), generator, share=0.3)
+    ids, real, segments = batch([pair(draw, draw.random() < 0.5) for _ in range(32)])
+    hidden, labels = mask_tokens(ids, len(WORDS), generator, share=0.3)
     loss = reader(hidden, attention_mask=real, token_type_ids=segments, labels=labels).loss
     optimizer.zero_grad()
     loss.backward()
