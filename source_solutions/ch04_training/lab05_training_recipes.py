@@ -250,7 +250,8 @@ def scaled_steps(
             parameter.grad = None if gradient is None else gradient.clone()
         row = {"finite": scaler.unscale_(optimizer) if number in unscale_at else None}
         row["stepped"] = scaler.step(optimizer)
-        row["gradients"] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        left = [p.grad.flatten() for p in parameters if p.grad is not None]
+        row["gradients"] = torch.cat(left) if left else None
         scaler.update()
         row |= {"factor": scaler.factor, "clean": scaler.clean_steps}
         rows.append(row | {"weights": torch.cat([p.detach().flatten() for p in parameters])})
@@ -731,6 +732,8 @@ def half_steps(
     parameters = [nn.Parameter(value.clone()) for value in start]
     optimizer = torch.optim.SGD(parameters, lr=lr) if sgd else torch.optim.AdamW(parameters, lr=lr, foreach=False)
     scaler, rows = LossScaler(**settings), []
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 7.0)  # left over from something else
     for wanted in gradients:
         arrived = []
 
@@ -768,7 +771,7 @@ def scaled_step(
 ) -> dict[str, Any]:
     """One whole training step with loss scaling and clipping.
 
-    Old gradients are forgotten; each part of the loss is scaled and goes backwards; the gradients are divided by the factor,
+    Gradients that are there when it begins are forgotten; each part of the loss is scaled and goes backwards; the gradients are divided by the factor,
     clipped to max_norm by your `clip_gradients`, and used for a step unless one of them is not finite; then the factor
     of the next step is chosen.
 
@@ -864,7 +867,7 @@ for number in range(12):
         gradients[-1][number % 3].view(-1)[0] = 3e5  # too large with any factor of 1 or more
 for sgd, parts, max_norm in ((True, 1, 0.1), (True, 4, 1e6), (False, 2, 0.05), (False, 1, 1e6)):
     settings = {"init_scale": 2.0**14, "growth_interval": 2, "growth_factor": 1.5, "backoff_factor": 0.25}
-    what = f"{'SGD' if sgd else 'AdamW'}, {parts} parts, limit {max_norm:g}"
+    what = f"{'SGD' if sgd else 'AdamW'}, {parts} part{'s' * (parts > 1)}, limit {max_norm:g}"
     options = {"parts": parts, "max_norm": max_norm, "lr": 0.03, "sgd": sgd, **settings}
     want, found = by_torch(start, gradients, **options), half_steps(start, gradients, **options)
     steps = [[row["stepped"] for row in rows] for rows in (found, want)]
@@ -889,17 +892,18 @@ check.close(plain["weights"], torch.full((2,), 1 - 0.1 / 2**0.5), "the limit is 
 # %% alternative="scaled_step"
 def scaled_step(losses, optimizer, scaler, max_norm=1.0):
     result = {"factor": float(scaler.factor), "loss": torch.zeros((), dtype=torch.float64), "norm": float("inf")}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in parameters:
+        p.grad = None
     for part in losses:
         scaler.scale(part).backward()
         result["loss"] += part.detach()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     finite = scaler.unscale_(optimizer)
     if finite:
         result["norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
     print("finite" if finite else "skipped")
     result["stepped"] = scaler.step(optimizer)
     scaler.update()
-    optimizer.zero_grad()
     result["loss"] = result["loss"].item()
     return result
 
@@ -956,6 +960,10 @@ def scaled_step(losses, optimizer, scaler, max_norm=1.0):
     "the factor is never updated": ("    scaler.update()\n", ""),
     "the factor that is returned is that of the next step": ('"factor": factor,', '"factor": scaler.factor,'),
     "the gradients of the step before are still there": ("    optimizer.zero_grad()\n", ""),
+    "gradients are forgotten at the end only, and those that something else has left are used in the first step": [
+        ("    optimizer.zero_grad()\n", ""),
+        ("    scaler.update()\n", "    scaler.update()\n    optimizer.zero_grad()\n"),
+    ],
     "each part of the loss forgets the gradients of the part before": (
         "    for loss in losses:\n        scaler",
         "    for loss in losses:\n        optimizer.zero_grad()\n        scaler",

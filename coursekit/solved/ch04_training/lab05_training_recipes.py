@@ -119,7 +119,8 @@ def scaled_steps(
             parameter.grad = None if gradient is None else gradient.clone()
         row = {"finite": scaler.unscale_(optimizer) if number in unscale_at else None}
         row["stepped"] = scaler.step(optimizer)
-        row["gradients"] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        left = [p.grad.flatten() for p in parameters if p.grad is not None]
+        row["gradients"] = torch.cat(left) if left else None
         scaler.update()
         row |= {"factor": scaler.factor, "clean": scaler.clean_steps}
         rows.append(row | {"weights": torch.cat([p.detach().flatten() for p in parameters])})
@@ -376,6 +377,8 @@ def half_steps(
     parameters = [nn.Parameter(value.clone()) for value in start]
     optimizer = torch.optim.SGD(parameters, lr=lr) if sgd else torch.optim.AdamW(parameters, lr=lr, foreach=False)
     scaler, rows = LossScaler(**settings), []
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 7.0)  # left over from something else
     for wanted in gradients:
         arrived = []
 
@@ -398,7 +401,7 @@ def scaled_step(
 ) -> dict[str, Any]:
     """One whole training step with loss scaling and clipping.
 
-    Old gradients are forgotten; each part of the loss is scaled and goes backwards; the gradients are divided by the factor,
+    Gradients that are there when it begins are forgotten; each part of the loss is scaled and goes backwards; the gradients are divided by the factor,
     clipped to max_norm by your `clip_gradients`, and used for a step unless one of them is not finite; then the factor
     of the next step is chosen.
 
@@ -478,6 +481,10 @@ def scaled_step(
     "the factor is never updated": ("    scaler.update()\n", ""),
     "the factor that is returned is that of the next step": ('"factor": factor,', '"factor": scaler.factor,'),
     "the gradients of the step before are still there": ("    optimizer.zero_grad()\n", ""),
+    "gradients are forgotten at the end only, and those that something else has left are used in the first step": [
+        ("    optimizer.zero_grad()\n", ""),
+        ("    scaler.update()\n", "    scaler.update()\n    optimizer.zero_grad()\n"),
+    ],
     "each part of the loss forgets the gradients of the part before": (
         "    for loss in losses:\n        scaler",
         "    for loss in losses:\n        optimizer.zero_grad()\n        scaler",
