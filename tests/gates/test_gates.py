@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 
-import pytest
-
 from autograder import gates, policy
-from autograder.build import index, source_notebook
 from autograder.lab_model import solution_source
-from autograder.setup_cell import setup_cell
 from autograder.verdict import judge
-from tests.conftest import ROOT
 from tests.gates.anatomy import problems
 
 RUN_SECONDS = 60
 RUN_MEBIBYTES = 2048
-
-
-@pytest.fixture(scope="module")
-def notebooks(tmp_path_factory):
-    """The source notebook and the index of a lab, built straight from its source."""
-    folder = tmp_path_factory.mktemp("notebooks")
-
-    def make(lab):
-        notebook = source_notebook(lab, setup_cell(ROOT))
-        path = folder / f"{lab.chapter}-{lab.stem}.ipynb"
-        path.write_text(json.dumps(notebook), encoding="utf-8")
-        return path, index(lab, notebook)
-
-    return make
 
 
 def test_anatomy(lab):
@@ -51,15 +31,14 @@ def test_reference_earns_everything_within_its_limits(lab, notebooks, zygote):
     assert [flag for e in verdict.exercises for flag in e.flags] == [], "the reference uses what it forbids"
 
 
-def test_reference_earns_everything_without_its_demonstrations(lab, notebooks, zygote):
-    path, lab_index = notebooks(lab)
-    verdict = judge(lab_index, path, zygote)
+def test_reference_earns_everything_without_its_demonstrations(lab, handed_in):
+    _, verdict = handed_in(lab, "the reference")
     assert [(e.id, e.message) for e in verdict.exercises if e.points != e.max] == []
+    assert verdict.points == lab.points
 
 
-def test_untouched_release_earns_nothing(lab, notebooks, zygote):
-    _, lab_index = notebooks(lab)
-    verdict = judge(lab_index, ROOT / "release" / lab.chapter / f"{lab.stem}.ipynb", zygote)
+def test_untouched_release_earns_nothing(lab, handed_in):
+    _, verdict = handed_in(lab, "untouched")
     assert verdict.status == "graded"
     assert verdict.points == 0
     assert {e.status for e in verdict.exercises} == {"unwritten"}

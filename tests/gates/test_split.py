@@ -5,8 +5,6 @@ Otherwise `Validate`, `course check` and `nbgrader autograde` would tell a learn
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from autograder import split
@@ -16,7 +14,6 @@ from autograder.verdict import judge
 from autograder.warm import Zygote
 from coursekit.reference import apply_edits
 from tests.conftest import ROOT
-from tests.gates.test_gates import notebooks  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def outcomes(result):
     return {cell["id"]: cell["error"] and cell["error"]["kind"] for cell in result["cells"]}
 
 
-def test_every_mistake_costs_the_same(lab, exercise, notebooks, trial, clean_zygote):  # noqa: F811
+def test_every_mistake_costs_the_same(lab, exercise, notebooks, trial, clean_zygote):
     _, lab_index = notebooks(lab)
     cells = list(pairs(lab, exercise, lab_index))
     job = {"lab": lab.id, "cells": cells, "cell_seconds": 60, "diagnose": False}
@@ -55,17 +52,9 @@ def test_every_mistake_costs_the_same(lab, exercise, notebooks, trial, clean_zyg
 
 
 @pytest.mark.parametrize("what", ["the reference", "untouched", "one mistake in each exercise"])
-def test_a_notebook_gets_the_same_verdict(lab, what, notebooks, zygote, clean_zygote):  # noqa: F811
+def test_a_notebook_gets_the_same_verdict(lab, what, notebooks, handed_in, clean_zygote):
     _, lab_index = notebooks(lab)
-    content = json.loads((ROOT / "release" / lab.chapter / f"{lab.stem}.ipynb").read_text(encoding="utf-8"))
-    for cell in content["cells"]:
-        marks = cell["metadata"].get("nbgrader", {})
-        if marks.get("solution") and cell["cell_type"] == "code" and what != "untouched":
-            source = next(c.source for c in lab.exercises if c.name == marks["grade_id"])
-            edits = next(iter(lab.mistakes(marks["grade_id"]).values())) if "mistake" in what else []
-            cell["source"] = apply_edits(solution_source(source), edits)
-    raw = json.dumps(content).encode()
-    together = judge(lab_index, raw, zygote, root=ROOT)
+    raw, together = handed_in(lab, what)
     apart = judge(lab_index, raw, clean_zygote, terms=split.Terms(references(lab_index, ROOT)))
     assert apart.to_json() == together.to_json()
     assert apart.points == {"the reference": lab.points, "untouched": 0}.get(what, apart.points)
