@@ -180,22 +180,32 @@ def test_a_page_runs_again_when_what_it_shows_has_changed(tmp_path, monkeypatch)
     (tmp_path / "shows.md").write_text("from autograder import catalog_html")
     (tmp_path / "draws.md").write_text("from coursekit import plots")
     (tmp_path / "text.md").write_text("words")
+    (tmp_path / "carries.md").write_text('from coursekit import carry\nMine = carry("ch01/lab02", "Mine")')
+    for chapter in ("ch01_first", "ch02_second"):
+        (tmp_path / "coursekit" / "solved" / chapter).mkdir(parents=True)
+        (tmp_path / "coursekit" / "solved" / chapter / "lab01.py").write_text("1")
     labs = [FakeLab("ch01/lab01")]
     monkeypatch.setattr(catalog_pages, "labs", lambda root=None: labs)
 
+    pages = ["shows", "draws", "text", "carries"]
+
     def changed(before: dict[str, str]) -> set[str]:
-        now = fresh.fingerprints(tmp_path, ["shows", "draws", "text"])
+        now = fresh.fingerprints(tmp_path, pages)
         return {name for name in now if before.get(name) != now[name]}
 
-    first = fresh.fingerprints(tmp_path, ["shows", "draws", "text"])
-    assert set(first) == {"shows", "draws"}
+    first = fresh.fingerprints(tmp_path, pages)
+    assert set(first) == {"shows", "draws", "carries"}
     assert changed(first) == set()
     (tmp_path / "coursekit" / "check.py").write_text("2")
     assert changed(first) == set()
     (tmp_path / "coursekit" / "plots.py").write_text("2")
     assert changed(first) == {"draws"}
+    (tmp_path / "coursekit" / "solved" / "ch02_second" / "lab01.py").write_text("2")
+    assert changed(first) == {"draws"}
+    (tmp_path / "coursekit" / "solved" / "ch01_first" / "lab01.py").write_text("2")
+    assert changed(first) == {"draws", "carries"}, "what is carried may stand on the chapter's other labs"
     labs[0].minutes += 1
-    assert changed(first) == {"shows", "draws"}
+    assert changed(first) == {"shows", "draws", "carries"}
 
 
 def test_computed_parts_hold_what_the_tree_holds():

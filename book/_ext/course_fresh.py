@@ -37,10 +37,12 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def kit_modules(root: Path, text: str) -> list[Path]:
-    """The files of `coursekit` that a page imports."""
+    """The files of `coursekit` that a page imports, and those of a chapter from whose labs it carries."""
     named = re.findall(r"from coursekit import (.+)|from coursekit\.(\w+)", text)
     words = {word for pair in named for part in pair for word in re.findall(r"\w+", part)}
-    return [path for word in sorted(words) if (path := root / "coursekit" / f"{word}.py").is_file()]
+    chapters = set(re.findall(r'carry\("(\w+)/', text))
+    solved = [path for chapter in sorted(chapters) for path in (root / "coursekit/solved").glob(f"{chapter}*/*.py")]
+    return [path for word in sorted(words) if (path := root / "coursekit" / f"{word}.py").is_file()] + solved
 
 
 def fingerprints(root: Path, docnames: Iterable[str]) -> dict[str, str]:

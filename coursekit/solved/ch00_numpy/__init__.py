@@ -1,0 +1,1 @@
+"""Reference solutions, generated from source_solutions/ by `course build`. Do not edit."""
