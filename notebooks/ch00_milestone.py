@@ -15,7 +15,7 @@
 # Four questions: Does it learn the rule? What does it look at? What happens when there are too few examples for a rule? And how much slower is NumPy than PyTorch, and why?
 #
 # `LanguageModel`, `Classifier`, `CrossEntropy`, `AdamW`, `train`, `attention_maps`, `digit_report` and `pca` are *yours*, when your notebooks of Labs 0.6 to 0.9 lie in `work/` and pass their checks;
-# otherwise the course's reference. The next lines of output say which. Run it with `course milestones ch00`, or cell by cell.
+# so are the layers inside them, from Labs 0.1 to 0.5. Otherwise they are the course's reference. The next lines of output say which. Run it with `course milestones ch00`, or cell by cell.
 
 # %% tags=["parameters"]
 result_path = ""  # where to write the result as JSON; empty: only print it
@@ -208,9 +208,8 @@ sees_future = bool(np.abs(fresh(inputs) - fresh(changed))[:, :QUESTION].max() > 
 loss = CrossEntropy()
 first_loss = loss(fresh(inputs), targets)
 rng = np.random.default_rng(1)
-for (
-    parameter
-) in fresh.parameters().values():  # no norm of ones, no bias of zeros: two of them could change places unnoticed
+# Shake everything first. While all norms are ones and all biases zeros, two of them could change places unnoticed.
+for parameter in fresh.parameters().values():
     parameter.value = parameter.value + rng.normal(0, 0.1, size=parameter.value.shape)
 loss(fresh(inputs), targets)
 fresh.zero_grad()
@@ -450,7 +449,7 @@ for (a, b), row in zip(wrong[:8], answers(model, wrong[:8]) if len(wrong) else [
 #
 # The attention of all eight heads while the model reads `37+45=82`, at each examination. Move the slider. A row is a place that looks, a column one that is looked at; what matters
 # are the last three rows: `=` writes the `8`, `8` writes the `2`, and `2` writes the full stop. To write the tens, the model needs the tens of both numbers *and* their ones, for the carry. Which head of which block
-# goes where? And what does a head look at that has nothing to do in a row?
+# goes where? And where does a head look in a row in which it has nothing to do?
 
 # %%
 text = WATCHED[:-1]
@@ -593,8 +592,8 @@ for name, found in (("all 100", all_of_them), (f"without {len(both_orders(pairs[
     print(f"{name:12} training {last['training']:.0%}{held}, after {found['seconds']:.1f} s")
 
 # %% [markdown]
-# All are learned, in seconds, and about those that are held out the model knows next to nothing. It has learned a table, not a rule. The large model above could have learned 8,000 lines of
-# a table, too. Which of the two a model does depends on what is cheaper for it, and that is a matter of the number of examples (Power et al., 2022, saw models that went from the one to the other long after their training loss was
+# Both training sets are learned without a mistake, in seconds. About the held-out sums the model knows next to nothing. It has learned a table, not a rule. The large model above could have learned 8,000 lines of
+# a table, too. Which of the two a model does seems to depend on what is cheaper for it, and that is a matter of the number of examples (Power et al., 2022, saw models that went from the one to the other long after their training loss was
 # small). A classifier that makes *no* mistake on its training set has told you nothing about that yet.
 #
 # A question: guessing among 19 classes is right once in 19 times. Why can the share be below that?

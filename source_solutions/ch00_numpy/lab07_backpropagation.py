@@ -25,13 +25,14 @@
 # with its own memory.* Frameworks write down a list of all steps as they happen, a tape, and play it backwards. You need no tape. Your
 # model is a program, and you know its order.
 #
-# Now the mistrust. A wrong forward pass gives nonsense, and you notice. A wrong backward pass gives a gradient that is wrong, and the
-# model trains all the same, only worse. Nobody can tell from the loss. But a gradient can be checked against
+# Now the mistrust. A wrong forward pass mostly gives nonsense, and you notice. A wrong backward pass gives a gradient that is wrong, and
+# the model often trains all the same: a little worse, or not even that. Nobody can tell from the loss. But a gradient can be checked against
 # its definition: move one number a little up and a little down, and see what the loss does.
 #
 # $$ \frac{\partial L}{\partial w} \approx \frac{L(w + h) - L(w - h)}{2h} $$
 #
-# With $h = 0.1$ and the function above, $L(2.1) = 40.69$ and $L(1.9) = 33.49$, and $7.2 / 0.2 = 36$. This takes two
+# With $h = 0.1$ and the function above, $L(2.1) = 40.69$ and $L(1.9) = 33.49$, and $7.2 / 0.2 = 36$. (Exact even with so
+# large a step, because this function is a parabola. In general it is not.) This takes two
 # forward passes for *each* number, so nobody trains with it. As a judge it is incorruptible.
 #
 # The page [Backpropagation](../../book/ch00_numpy/backpropagation.md) draws the graph, counts the cost and says why the
@@ -71,7 +72,8 @@ new_rng = carry("ch00/lab01", "new_rng")
 Embedding = carry("ch00/lab01", "Embedding")  # Embedding(vocab_size, d_model, rng)
 LearnedPositions = carry("ch00/lab01", "LearnedPositions")  # LearnedPositions(max_T, d_model, rng)
 Linear = carry("ch00/lab02", "Linear")  # Linear(d_in, d_out, rng)
-Transformer = carry("ch00/lab04", "Transformer")  # Transformer(n_layers, d_model, n_heads, d_ff, rng, norm, activation)
+# Transformer(n_layers, d_model, n_heads, d_ff, rng, norm, activation); forward(x, mask=None)
+Transformer = carry("ch00/lab04", "Transformer")
 FirstPool = carry("ch00/lab05", "FirstPool")  # pools: forward(x, mask=None), mask (..., T) True for real tokens
 MeanPool = carry("ch00/lab05", "MeanPool")
 MaxPool = carry("ch00/lab05", "MaxPool")
@@ -209,7 +211,8 @@ figure.show()
 # %% [markdown]
 # Each curve falls from the right and rises again to the left. On the right is the mistake of the formula: with the step it falls like $h$, or like $h^2$
 # for the central difference. On the left is rounding, which grows like $1/h$. The central difference in float64 with a step near $10^{-5}$ leaves ten
-# digits or more. That is plenty to tell right from wrong. In float32 no step leaves half as many.
+# digits or more. That is plenty to tell right from wrong. In float32 the best step leaves
+# five. Further left its error stops at 1: $x + h$ is rounded back to $x$, the difference is zero, and nothing of the slope is left.
 #
 # ## Exercise 1 · `matmul_backward`
 #
@@ -397,6 +400,13 @@ def matmul_backward(grad, a, b):
         "tuple(range(new))",
         "tuple(range(grad.ndim - new, grad.ndim))",
     ),
+    "axes are counted in the shape, and summed in grad while it still has more of them in front": [
+        ("grad = grad.sum(axis=tuple(range(new)))  # axes that were not there at all", "pass"),
+        (
+            "return grad.sum(axis=stretched, keepdims=True)",
+            "return grad.sum(axis=stretched, keepdims=True).sum(axis=tuple(range(new)))",
+        ),
+    ],
     "the gradient for b is not summed over the batch, and the one for a is": (
         "unbroadcast(grad_b, b.shape)",
         "grad_b",
@@ -519,7 +529,10 @@ model = LanguageModel(ModelConfig(vocab_size=3, context=4, d_model=2, n_layers=1
 shapes = {name: list(parameter.value.shape) for name, parameter in model.parameters().items()}
 check.equal(list(shapes)[:2], ["embedding.weight", "positions.weight"], "the names of the first two parameters")
 check.equal(
-    len(shapes), 14, "the number of parameters: two tables, eight of attention, four of the feed-forward network"
+    len(shapes),
+    14,
+    "how many arrays are learned: two tables, eight of attention, four of the feed-forward network",
+    hint="A TiedHead of the embedding brings no parameter of its own. Which two names of yours are too many?",
 )
 check.equal([shapes[name] for name in list(shapes)[:2]], [[3, 2], [4, 2]], "the shapes of the two tables")
 # A block with these two matrices at zero adds nothing. What is left is the table, the positions, and the table again.
@@ -535,7 +548,13 @@ ids = np.array([[3, 1, 4, 1, 5]])
 before = model.forward(ids)
 ids[0, 3] = 6
 after = model.forward(ids)
-check.close(after[:, :3], before[:, :3], "another token at place 3 changes nothing at the places before it", atol=1e-12)
+check.close(
+    after[:, :3],
+    before[:, :3],
+    "another token at place 3 changes nothing at the places before it",
+    atol=1e-12,
+    hint="Who may look at whom is said by one mask: causal_mask(T), the second argument of the transformer's forward.",
+)
 check.that(np.abs(after[:, 4] - before[:, 4]).max() > 1e-9, "another token at place 3 changes the logits at place 4")
 ### BEGIN HIDDEN TESTS
 import torch
@@ -1027,7 +1046,11 @@ model = Classifier(ModelConfig(vocab_size=5, context=6, d_model=4, n_layers=1, n
 other = ids.copy()
 other[:, 3] = 0
 moved = np.abs(model.forward(other, mask) - model.forward(ids, mask)).max(axis=-1)
-check.that(moved.min() > 1e-9, "the first token, which is pooled here, has seen the fourth: nothing is causal")
+check.that(
+    moved.min() > 1e-9,
+    "the first token, which is pooled here, has seen the fourth: nothing is causal",
+    hint="The only mask here is the one for padding.",
+)
 ### BEGIN HIDDEN TESTS
 import torch
 from torch.nn import functional as F
@@ -1361,7 +1384,7 @@ class Classifier(Layer):
     ),
     "every pool is the mean": ("self.pool = pools[pool]()", "self.pool = MeanPool()"),
     "the pool is first where nothing is said": ('pool: str = "mean"', 'pool: str = "first"'),
-    "any word but first and max means mean": (
+    "a pool that does not exist is not refused with a ValueError": (
         "if pool not in pools:",
         "pool = pool if pool in pools else 'mean'\n        if pool not in pools:",
     ),
@@ -1647,13 +1670,29 @@ for samples, shape in ((1, (3, 5)), (4, (1, 5)), (5, (2, 2, 5)), (20, (3, 7)), (
     check_gradients(layer, (x,), grad, new_rng(check.seed(12)), samples=samples)
     case = f"x of shape {shape}, samples={samples}"
     check.equal(layer.calls, 1 + 2 * (min(samples, x.size) + min(samples, len(weight))), f"{case}: calls of forward")
-    check.close(layer.weight.value, weight, f"{case}: the weight is what it was, to the last bit", atol=0.0, rtol=0.0)
+    check.close(
+        layer.weight.value,
+        weight,
+        f"{case}: the weight is what it was, to the last bit",
+        atol=0.0,
+        rtol=0.0,
+        hint="Adding h and taking it away again may leave the last bit different. Keep the old number and write it back.",
+    )
     check.close(x, kept, f"{case}: the caller's input is what it was", atol=0.0, rtol=0.0)
     check.close(layer.weight.grad, np.zeros(shape[-1]), f"{case}: the gradient is what it was", atol=0.0, rtol=0.0)
 layer, x = Claims(np.ones(40)), np.ones((1, 40))
 x.setflags(write=False)
 check_gradients(layer, (x,), np.ones((1, 40)), new_rng(0))
 check.equal(layer.calls, 81, "twenty samples where nothing is said, and an input that is read-only: calls of forward")
+layer = Linear(3, 4, new_rng(1))
+layer.weight.value = np.asfortranarray(layer.weight.value)
+x = np.asfortranarray(draw.normal(size=(2, 3)))
+errors = check_gradients(layer, (x,), np.ones((2, 4)), new_rng(0))
+check.that(
+    max(errors.values()) < 1e-7,
+    "a weight and an input in Fortran order, whose gradients are right",
+    hint="reshape(-1) and ravel() may give a copy. What is written there moves nothing.",
+)
 # One number of six is wrong. Whoever checks six different ones finds it, always.
 for seed in range(8):
     place = seed % 6
@@ -1750,6 +1789,21 @@ def check_gradients(layer, inputs, grad, rng, samples=20, step=1e-5, floor=1e-5)
         "(losses[1] - losses[0]) / (2 * step)",
     ),
     "a number that was moved is not put back before the next": ("numbers[place] = here\n", "pass\n"),
+    "the old number is computed back and not written back, so its last bit may differ": (
+        "numbers[place] = here\n",
+        "numbers[place] = here + step - 2 * step + step\n",
+    ),
+    "a number is moved in a flat copy: where an array is stored column by column, nothing moves": [
+        (
+            "places = [np.unravel_index(number, numbers.shape) for number in drawn]",
+            "flat = numbers.reshape(-1)",
+        ),
+        ("np.array([slope(numbers, place) for place in places])", "np.array([slope(flat, place) for place in drawn])"),
+        (
+            "np.array([claimed[place] for place in places]), measured",
+            "np.array([claimed.reshape(-1)[place] for place in drawn]), measured",
+        ),
+    ],
     "the loss is the sum of the output, without the weights in grad": (
         "losses.append((layer.forward(*inputs) * grad).sum())",
         "losses.append(layer.forward(*inputs).sum())",
@@ -1833,8 +1887,9 @@ def check_gradients(layer, inputs, grad, rng, samples=20, step=1e-5, floor=1e-5)
 model = LanguageModel(ModelConfig(vocab_size=13, context=8, d_model=8, n_layers=2, n_heads=2, d_ff=16))
 rng = np.random.default_rng(0)
 ids = rng.integers(13, size=(3, 6))
-errors = check_gradients(model, (ids,), rng.normal(size=(3, 6, 13)), rng, samples=3)
-found = passes(model, (ids,), np.ones((3, 6, 13)))
+grad = rng.normal(size=(3, 6, 13))
+errors = check_gradients(model, (ids,), grad, rng, samples=3)
+found = passes(model, (ids,), grad)  # one forward, one backward, from gradients of zero
 for name in sorted(errors, key=errors.get, reverse=True)[:6]:
     print(f"{errors[name]:.0e}  {name:46} largest gradient {np.abs(found['grad.' + name]).max():.0e}")
 
@@ -1843,7 +1898,7 @@ for name in sorted(errors, key=errors.get, reverse=True)[:6]:
 # query, and what does softmax make of that?) Without the floor the judge would call them wrong.
 #
 # Behind them come the two tables. Their first numbers are small, with a standard deviation of 0.02, and the norm divides by it. Beside 0.02 a step of $10^{-5}$ is not so small, and the curve is not
-# so straight.
+# so straight. These first weights are also kind: all biases are zero and all norms are one, and that hides mistakes. Add `rng.normal(0, 0.1, …)` to every parameter and let the judge look again.
 #
 # ## Exercise 5 · `find_wrong`
 #
@@ -1851,7 +1906,9 @@ for name in sorted(errors, key=errors.get, reverse=True)[:6]:
 # `plant("C", rng)`. Write the function that finds them.
 #
 # It returns a list of names, and the order matters. Gradients flow from the output to the input. A fault that spoils what a layer hands *down* makes everything
-# below it wrong, however innocent. So read the list from the output: the first name is where the trouble begins to show.
+# below it wrong, however innocent. So read the list from the output: trouble begins to show near the first name. Not always
+# exactly there. Names stand in the order in which the parts were made, and a residual makes its norm after its layer. With pre-norm the norm is computed *first*. So on the way back its
+# layer comes before it, although the list has them the other way round.
 #
 # *Difficulty 3 of 5 · 15 minutes · 4 points*
 
@@ -2006,6 +2063,10 @@ def find_wrong(layer, inputs, grad, rng, samples=5, tolerance=1e-4):
     "the tolerance is ignored": ("<= tolerance]", "<= 1e-4]"),
     "samples is not handed on": (", samples=samples)", ")"),
     "further inputs are not handed on": ("check_gradients(layer, inputs,", "check_gradients(layer, inputs[:1],"),
+    "an error that equals the tolerance counts as wrong, and the docstring says at most": (
+        "if not errors[name] <= tolerance",
+        "if not errors[name] < tolerance",
+    ),
     "all names are listed if one is wrong": (
         "if not errors[name] <= tolerance]",
         "if not max(errors.values()) <= tolerance]",
@@ -2020,7 +2081,7 @@ def find_wrong(layer, inputs, grad, rng, samples=5, tolerance=1e-4):
 
 # %%
 draw = np.random.default_rng(3)
-x, grad = draw.normal(size=(3, 4, 4)), draw.normal(size=(3, 4, 4))
+x, grad = draw.normal(size=(3, 5, 4)), draw.normal(size=(3, 5, 4))
 columns = []
 for fault in (None, "A", "B", "C"):
     errors, worst = check_gradients(plant(fault, new_rng(0)), (x,), grad, new_rng(1), samples=3), {}
@@ -2049,8 +2110,9 @@ figure.update_layout(height=460)
 figure.show()
 
 # %% [markdown]
-# In column A one field is wrong, and the layer is found. In B and C everything below some line is wrong. The fault sits at the line: between the last layer that
-# is right and the first that is not. What stands there? (The fields of `k` are bluer than their neighbours even without a fault: that is the bias whose gradient is zero, held down by the floor.)
+# In column A one field is wrong, and the layer is found. In B and C everything below some line is wrong. The fault sits at the line. To find the
+# last layer that is right and the first that is not, follow the flow, and not the rows: on the way back it goes through a layer, then through its norm. For the attention that is `o`, then `q`, `k`
+# and `v`, then `norm`. What hands its gradient across the line? (The fields of `k` are bluer than their neighbours even without a fault: that is the bias whose gradient is zero, held down by the floor.)
 # Now read `spoil`, at the top of this notebook. Were you right?
 #
 # And the reviewer? The loss *does* go down. Below, a small language model learns texts in which every token is the one three places before it. It is trained four times, with the same numbers
@@ -2095,6 +2157,8 @@ figure.show()
 # %% [markdown]
 # No curve looks broken, and all four models learn the task. Which of the three faults would you have noticed, had you seen only that one? Nobody draws the curve "no fault" for you. Fault A cannot even be told from it: Adam divides each
 # gradient by its own size, so a bias whose gradient is sixteen times too small moves as fast as before. (The sixteen texts of the batch.) With another optimiser it would matter.
+#
+# B may even be ahead for a while. One run with one seed proves nothing about how much a fault costs; it shows that the loss does not report it.
 #
 # What would you make of a model that trains, and a little worse than you had hoped?
 #

@@ -19,7 +19,8 @@ new_rng = carry("ch00/lab01", "new_rng")
 Embedding = carry("ch00/lab01", "Embedding")  # Embedding(vocab_size, d_model, rng)
 LearnedPositions = carry("ch00/lab01", "LearnedPositions")  # LearnedPositions(max_T, d_model, rng)
 Linear = carry("ch00/lab02", "Linear")  # Linear(d_in, d_out, rng)
-Transformer = carry("ch00/lab04", "Transformer")  # Transformer(n_layers, d_model, n_heads, d_ff, rng, norm, activation)
+# Transformer(n_layers, d_model, n_heads, d_ff, rng, norm, activation); forward(x, mask=None)
+Transformer = carry("ch00/lab04", "Transformer")
 FirstPool = carry("ch00/lab05", "FirstPool")  # pools: forward(x, mask=None), mask (..., T) True for real tokens
 MeanPool = carry("ch00/lab05", "MeanPool")
 MaxPool = carry("ch00/lab05", "MaxPool")
@@ -169,6 +170,13 @@ def matmul_backward(grad: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.
         "tuple(range(new))",
         "tuple(range(grad.ndim - new, grad.ndim))",
     ),
+    "axes are counted in the shape, and summed in grad while it still has more of them in front": [
+        ("grad = grad.sum(axis=tuple(range(new)))  # axes that were not there at all", "pass"),
+        (
+            "return grad.sum(axis=stretched, keepdims=True)",
+            "return grad.sum(axis=stretched, keepdims=True).sum(axis=tuple(range(new)))",
+        ),
+    ],
     "the gradient for b is not summed over the batch, and the one for a is": (
         "unbroadcast(grad_b, b.shape)",
         "grad_b",
@@ -470,7 +478,7 @@ class Classifier(Layer):
     ),
     "every pool is the mean": ("self.pool = pools[pool]()", "self.pool = MeanPool()"),
     "the pool is first where nothing is said": ('pool: str = "mean"', 'pool: str = "first"'),
-    "any word but first and max means mean": (
+    "a pool that does not exist is not refused with a ValueError": (
         "if pool not in pools:",
         "pool = pool if pool in pools else 'mean'\n        if pool not in pools:",
     ),
@@ -619,6 +627,21 @@ def check_gradients(
         "(losses[1] - losses[0]) / (2 * step)",
     ),
     "a number that was moved is not put back before the next": ("numbers[place] = here\n", "pass\n"),
+    "the old number is computed back and not written back, so its last bit may differ": (
+        "numbers[place] = here\n",
+        "numbers[place] = here + step - 2 * step + step\n",
+    ),
+    "a number is moved in a flat copy: where an array is stored column by column, nothing moves": [
+        (
+            "places = [np.unravel_index(number, numbers.shape) for number in drawn]",
+            "flat = numbers.reshape(-1)",
+        ),
+        ("np.array([slope(numbers, place) for place in places])", "np.array([slope(flat, place) for place in drawn])"),
+        (
+            "np.array([claimed[place] for place in places]), measured",
+            "np.array([claimed.reshape(-1)[place] for place in drawn]), measured",
+        ),
+    ],
     "the loss is the sum of the output, without the weights in grad": (
         "losses.append((layer.forward(*inputs) * grad).sum())",
         "losses.append(layer.forward(*inputs).sum())",
@@ -741,6 +764,10 @@ def find_wrong(
     "the tolerance is ignored": ("<= tolerance]", "<= 1e-4]"),
     "samples is not handed on": (", samples=samples)", ")"),
     "further inputs are not handed on": ("check_gradients(layer, inputs,", "check_gradients(layer, inputs[:1],"),
+    "an error that equals the tolerance counts as wrong, and the docstring says at most": (
+        "if not errors[name] <= tolerance",
+        "if not errors[name] < tolerance",
+    ),
     "all names are listed if one is wrong": (
         "if not errors[name] <= tolerance]",
         "if not max(errors.values()) <= tolerance]",
