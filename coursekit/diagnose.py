@@ -47,7 +47,7 @@ def trace(test_source: str, scope: dict[str, Any], names: list[str]) -> Trace:
     quiet = io.StringIO()
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-            exec(compile(test_source, "<test>", "exec"), copied)
+            exec(reference.compiled(test_source, "<test>"), copied)
     except CheckFailed as failed:
         seen.failure, seen.actual = ("CheckFailed", failed.what), _frozen(failed.actual)
     except (Exception, SystemExit) as error:

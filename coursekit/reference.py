@@ -10,8 +10,9 @@ import ast
 import os
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 #: An edit of the reference: replace the first text by the second, once (or everywhere).
@@ -44,8 +45,14 @@ class Reference:
         scope: dict[str, Any] = {"__name__": "__main__"}
         for name, source in self.cells:
             text = (replace or {}).get(name, source) if name else source
-            exec(compile(text, f"<{self.lab} {name or 'given'}>", "exec"), scope)
+            exec(compiled(text, f"<{self.lab} {name or 'given'}>"), scope)
         return scope
+
+
+@lru_cache(maxsize=512)
+def compiled(source: str, name: str) -> CodeType:
+    """A cell's code. A hundred mistakes are tried with the same tests and the same other cells."""
+    return compile(source, name, "exec")
 
 
 def parse(lab: str, text: str) -> Reference:
