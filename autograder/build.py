@@ -256,7 +256,7 @@ def _forbidden(cell: labs.Cell) -> str:
     """What learners are told of the calls that would do an exercise's work for them."""
     if not cell.options.get("forbid"):
         return ""
-    said = f"Yours to build, without the library's: {', '.join(cell.options['forbid'])}"
+    said = f"Yours to build. Not to be used here: {', '.join(cell.options['forbid'])}"
     return textwrap.fill(said, 110, initial_indent="# ", subsequent_indent="#     ", break_on_hyphens=False) + "\n"
 
 

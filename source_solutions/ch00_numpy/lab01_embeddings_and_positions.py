@@ -45,17 +45,20 @@
 #
 # | name | shape | meaning |
 # |---|---|---|
-# | `ids` | `(...)`, mostly `(B, T)`, integers | B texts of T tokens; an id is between 0 and V - 1 |
-# | `Embedding.weight` | `(V, d_model)` | one row for each token |
+# | `ids` | `(...)`, mostly `(B, T)`, integers | B texts of T tokens; an id is between 0 and V - 1, where V is the number of different tokens |
+# | `Embedding.weight` | `(V, d_model)` | one row for each token, of d_model features |
 # | `x` | `(..., T, d_model)` | the vectors of the tokens; features on the last axis, batches in front |
 # | `LearnedPositions.weight` | `(max_T, d_model)` | one row for each position |
 # | `sinusoidal(T, d_model)` | `(T, d_model)` | the fixed table of positions |
 # | `grad` | as the layer's output | $\partial L/\partial(\text{output})$ |
-# | `parameter.grad` | as `parameter.value` | $\partial L/\partial(\text{parameter})$, added up since `zero_grad` |
+# | `parameter.grad` | shape and dtype of `parameter.value` | $\partial L/\partial(\text{parameter})$, added up since `zero_grad` |
 # | `xavier_uniform(...)` | `(d_in, d_out)` | a matrix for `x @ weight` |
 #
 # The cell below holds all the machinery that the chapter has. Read it, it is short. A `Parameter` is an array with its
 # gradient. A `Layer` computes and remembers (`forward`), then answers for what it has computed last (`backward`).
+#
+# Behind each exercise stand cells that check it. A check that holds prints nothing; one that does not says what is wrong. `course check ch00/lab01`, in a
+# terminal, runs the hidden ones too and shows your points.
 
 # %% given
 import numpy as np
@@ -135,8 +138,8 @@ def new_rng(seed: int) -> np.random.Generator:
 # %% [markdown]
 # ## A picture
 #
-# To learn from a text is to add something up for each of its characters. NumPy has an obvious way to write that, and it
-# is wrong. Below, the letters of a sentence are counted twice: once with Python, and once with `counts[ids] += 1`.
+# The gradient of a table is a sum for each character, over all places where it stands. NumPy has an obvious way to write such a
+# sum, and it is wrong. Below, the letters of a sentence are counted twice: once with Python, and once with `counts[ids] += 1`.
 
 # %%
 import plotly.graph_objects as go
@@ -300,7 +303,10 @@ def xavier_uniform(rng, d_in, d_out):
         "rng.uniform(-a, a, size=(d_in, d_out))",
         "rng.normal(0, a, size=(d_in, d_out))",
     ),
-    "the shape is (d_out, d_in), as nn.Linear has it": ("size=(d_in, d_out)", "size=(d_out, d_in)"),
+    "the shape is (d_out, d_in), as torch's nn.Linear has it, for use as x @ weight.T": (
+        "size=(d_in, d_out)",
+        "size=(d_out, d_in)",
+    ),
     "every row is the same": (
         "rng.uniform(-a, a, size=(d_in, d_out))",
         "np.tile(rng.uniform(-a, a, size=d_out), (d_in, 1))",
@@ -405,7 +411,7 @@ class Embedding(Layer):
             grad: (..., d_model), the gradient of the loss for the output of the last `forward`.
 
         Each row gets the sum of the gradients of all places where its token stood, on top of what ``weight.grad`` held
-        before. Rows that were not looked up get nothing. Returns None: an id is a name and no quantity, so there is
+        before. Rows that were not looked up get nothing. ``weight.grad`` keeps its dtype: float32 stays float32. Returns None: an id is a name and no quantity, so there is
         no gradient for it.
         """
         ### BEGIN SOLUTION
@@ -440,7 +446,7 @@ import torch
 
 draw = np.random.default_rng(check.seed(1))
 cases = (((3, 7), 11, 5, "int64"), ((1, 63), 4, 3, "int32"), ((2, 3, 4), 6, 1, "uint8"), ((), 5, 4, "int64"))
-for shape, vocab_size, d_model, dtype in (*cases, ((9,), 1, 6, "int16"), ((2, 0), 3, 2, "int64")):
+for shape, vocab_size, d_model, dtype in (*cases, ((9,), 1, 6, "int16")):
     case = f"ids of shape {shape} and dtype {dtype}, {vocab_size} tokens, d_model={d_model}"
     table = draw.normal(size=(vocab_size, d_model))
     ids = np.asarray(draw.integers(vocab_size, size=shape)).astype(dtype)
@@ -486,7 +492,6 @@ for shape, vocab_size, d_model in (
     ((5, 4, 3), 4, 1),
     ((), 5, 4),
     ((9,), 1, 6),
-    ((2, 0), 3, 2),
 ):
     case = f"ids of shape {shape}, {vocab_size} tokens, d_model={d_model}"
     table, grad = draw.normal(size=(vocab_size, d_model)), draw.normal(size=(*shape, d_model))
@@ -529,7 +534,21 @@ across = np.arange(12.0).reshape(3, 4).T  # four rows, not contiguous
 layer = Embedding(2, 3, new_rng(0))
 found = passes(layer, (np.array([[1, 0], [1, 1]]).T.ravel(),), across)["grad.weight"]
 check.close(found, np.stack([across[2], across[[0, 1, 3]].sum(axis=0)]), "a gradient that is not contiguous")
+layer.astype("float32")
+found = passes(layer, (np.array([1, 0, 1]),), np.ones((3, 3), dtype="float32"))["grad.weight"]
+check.equal(str(found.dtype), "float32", "after astype('float32'): the dtype of weight.grad")
 ### END HIDDEN TESTS
+
+# %% test="Embedding" points=1
+from coursekit import check
+
+import numpy as np
+
+layer = Embedding(3, 2, new_rng(0))
+nothing = np.zeros((2, 0), dtype=int)
+check.equal(list(np.shape(layer.forward(nothing))), [2, 0, 2], "no ids at all: an axis of length 0")
+found = passes(layer, (nothing,), np.zeros((2, 0, 2)))["grad.weight"]
+check.close(found, np.zeros((3, 2)), "no ids at all: no row gets a gradient")
 
 # %% test="Embedding" points=1
 from coursekit import check
@@ -694,7 +713,7 @@ class Embedding(Layer):
 #
 # $$ P_{t,\,2i} = \sin(t\,\theta_i), \qquad P_{t,\,2i+1} = \cos(t\,\theta_i) $$
 #
-# With four features the speeds are $1$ and $1/100$, and position 3 has the row
+# $\theta_i$ is the pair's *speed*, the angle by which it turns from one position to the next. With four features the speeds are $1$ and $1/100$, and position 3 has the row
 # $[\sin 3, \cos 3, \sin 0.03, \cos 0.03]$.
 #
 # What is the pattern good for? A later layer that wants to compare each token with the one $k$ places further on should
@@ -771,7 +790,7 @@ import numpy as np
 t = np.arange(4.0)
 by_hand = np.stack([np.sin(t), np.cos(t), np.sin(t / 100), np.cos(t / 100)], axis=1)
 check.close(sinusoidal(4, 4), by_hand, "four positions, four features: the speeds are 1 and 1/100")
-check.raises(ValueError, lambda: sinusoidal(4, 5), "five features do not make pairs")
+check.raises(ValueError, lambda: sinusoidal(4, 3), "three features do not make pairs")
 ### BEGIN HIDDEN TESTS
 
 
@@ -798,7 +817,7 @@ for distance in (0, 1, 7, 20):
         along, np.full_like(along, along[0]), f"rows {distance} apart have one dot product, wherever they stand"
     )
 for d_model in (1, 3, 63):
-    check.raises(ValueError, lambda d_model=d_model: sinusoidal(4, d_model), f"d_model={d_model}")
+    check.raises(ValueError, lambda d_model=d_model: sinusoidal(4, d_model), f"d_model={d_model} is refused: no pairs")
 ### END HIDDEN TESTS
 
 # %% test="sinusoidal" points=2
@@ -953,6 +972,8 @@ class LearnedPositions(Layer):
 
         Raises:
             ValueError: if T is larger than max_T.
+
+        x belongs to the caller and is not changed.
         """
         ### BEGIN SOLUTION
         T, max_T = x.shape[-2], len(self.weight.value)
@@ -969,7 +990,8 @@ class LearnedPositions(Layer):
 
         Returns:
             The gradient for x, of the same shape. To the first T rows of ``weight.grad`` is added, for each position,
-            the sum over all texts of the batch. The other rows get nothing.
+            the sum over all texts of the batch. The other rows get nothing. ``weight.grad`` keeps its dtype. grad belongs
+            to the caller and is not changed.
         """
         ### BEGIN SOLUTION
         T, batch_axes = grad.shape[-2], tuple(range(grad.ndim - 2))
@@ -1209,7 +1231,7 @@ class InputLayer(Layer):
     Args:
         vocab_size: V, the number of different tokens.
         max_T: the longest text.
-        d_model: features of a vector; even where the positions are sinusoidal.
+        d_model: features of a vector; an even number if the positions are sinusoidal.
         rng: all random numbers come from it.
         positions: "learned" or "sinusoidal".
 
@@ -1258,7 +1280,8 @@ class InputLayer(Layer):
         """Add to the gradients of all parameters; returns None, as ids have no gradient.
 
         Args:
-            grad: (..., T, d_model), the gradient of the loss for the output of the last `forward`.
+            grad: (..., T, d_model), the gradient of the loss for the output of the last `forward`. It belongs to the
+                caller and is not changed.
         """
         ### BEGIN SOLUTION
         if self.positions is not None:
@@ -1352,8 +1375,8 @@ for kind in ("learned", "sinusoidal"):
             twice, 2 * wanted["grad.embedding.weight"].numpy(), f"{case}: backward again adds", atol=1e-8, rtol=1e-8
         )
         layer.astype("float32")
-        dtypes = sorted({str(v.dtype) for v in passes(layer, (ids,), grad.astype("float32")).values()})
-        check.equal(dtypes, ["float32"], f"{case}: the dtypes of output and gradients after astype('float32')")
+        dtypes = {name: str(v.dtype) for name, v in passes(layer, (ids,), grad.astype("float32")).items()}
+        check.equal(dtypes, dict.fromkeys(dtypes, "float32"), f"{case}: the dtypes after astype('float32')")
     check.raises(
         ValueError,
         lambda kind=kind: InputLayer(5, 4, 6, new_rng(0), positions=kind).forward(np.zeros((2, 5), dtype=int)),
@@ -1512,7 +1535,8 @@ for name, parameter in twice.parameters().items():
 # ## Look at it
 #
 # What does training put into the rows? Here is the smallest model of language that has a table: it sees one character
-# and guesses the next. Each of 27 characters has *two* features. A matrix and a bias turn them into 27 scores. The text is the reference of the Python
+# and guesses the next. The *loss* is the mean of $-\log p$, where $p$ is the probability that the model gave to the character that came. Its unit, with the
+# natural logarithm, is the *nat*. Less is better; who guesses evenly among 27 characters has $\log 27 \approx 3.3$. Each of 27 characters has *two* features. A matrix and a bias turn them into 27 scores. The text is the reference of the Python
 # language, as it lies on your machine. Two things below are not yours yet: the step from scores to probabilities, and the gradient of the loss for
 # the scores. They are the subject of Labs 0.2 and 0.6.
 #
@@ -1532,7 +1556,7 @@ share = pairs.sum(axis=0) / pairs.sum()
 
 table, head = Embedding(V, 2, rng), Parameter(xavier_uniform(rng, 2, V))
 bias = Parameter(np.log(share))
-table.weight.value *= 10
+table.weight.value *= 10  # 0.2 and not 0.02: plain gradient descent starts slowly from tiny rows
 snapshots, losses = {}, []
 for step in range(3001):
     if step in (0, 30, 100, 300, 1000, 3000):
@@ -1614,6 +1638,7 @@ figure.show()
 #   batches before a step. Starting from zero is the caller's business: `zero_grad`.
 # - **The memory of another forward.** A layer answers for its last `forward`. Call a layer twice, and the first call can no longer be
 #   answered for. (How to use one layer twice in a model? With two layers that share a `Parameter`.)
+# - **`x += ...` on what was handed in.** The array belongs to the caller, who may still need it. `x = x + ...` makes a new one.
 # - **Negative ids.** -1 is a popular mark for padding, and NumPy's way to say "the last row".
 # - **float64 by accident.** One float64 array or NumPy number on the way, and everything after it is float64: correct, and slower.
 #

@@ -37,7 +37,7 @@
 # Now backwards. Let the loss mind one number, the first feature of token 1: $(0, 0)$ and $(1, 0)$ arrive. Around the network comes
 # $(1, 0)$, through it $(-1, 1)$, together $(0, 1)$. That goes on to attention. Around it comes $(0, 1)$ to token 1. Through it, token
 # 1 has taken half of itself and half of token 0, so both get $(0, \frac12)$. Together: $(0, \frac12)$ for token 0 and $(0, \frac32)$ for
-# token 1. Check it: move the 4 to 5 and compute the block again. By how much does the 6 change?
+# token 1. Check it: move the 4 of token 1 to 5 and compute the block again. By how much does the 6 in the last row change?
 #
 # So the way back through a chain is the chain of the ways back, walked from its end. It is two lines for a block and a loop for a
 # stack. What takes some care is everything around these lines: masks, names, memory, first values. And it takes an instrument to see what
@@ -69,9 +69,9 @@ from coursekit import carry
 Layer = carry("ch00/lab01", "Layer")
 Parameter = carry("ch00/lab01", "Parameter")
 passes = carry("ch00/lab01", "passes")
-LayerNorm = carry("ch00/lab03", "LayerNorm")
-FeedForward = carry("ch00/lab03", "FeedForward")
-Residual = carry("ch00/lab03", "Residual")
+LayerNorm = carry("ch00/lab03", "LayerNorm")  # LayerNorm(d_model)
+FeedForward = carry("ch00/lab03", "FeedForward")  # FeedForward(d_model, d_ff, rng, activation="gelu")
+Residual = carry("ch00/lab03", "Residual")  # Residual(layer, d_model, norm="pre"); forward(x, *args)
 
 
 def causal_mask(T: int) -> np.ndarray:
@@ -81,6 +81,7 @@ def causal_mask(T: int) -> np.ndarray:
 
 # %% given side="learner"
 new_rng = carry("ch00/lab01", "new_rng")
+# MultiHeadAttention(d_model, n_heads, rng); forward(x, mask=None)
 MultiHeadAttention = carry("ch00/lab02", "MultiHeadAttention")
 
 
@@ -135,7 +136,7 @@ networks = [FeedForward(2, 32, rng) for _ in range(DEPTH)]
 changed, replaced = [grid], [grid]
 for network in networks:
     network.inner.bias.value = rng.normal(size=32)
-    network.outer.weight.value *= 0.5
+    network.outer.weight.value *= 0.5  # each layer moves its points a little
     changed.append(changed[-1] + network(changed[-1]))
     replaced.append(network(replaced[-1]))
 figure = make_subplots(rows=1, cols=2, subplot_titles=["x + f(x)", "f(x)"], horizontal_spacing=0.12)
@@ -177,14 +178,14 @@ for name, points in (("x + f(x)", changed), ("f(x)", replaced)):
     spreads = [np.linalg.svd(p - p.mean(axis=0), compute_uv=False) / 15 for p in points]
     print(
         f"{name:10}"
-        + "".join(f"   {depth} layers: {spreads[depth][0]:.3f} {spreads[depth][1]:.2g}" for depth in (0, 2, 8))
+        + "".join(f"   {depth} layers: {spreads[depth][0]:.2g} {spreads[depth][1]:.2g}" for depth in (0, 2, 8))
     )
 
 # %% [markdown]
 # Each layer bends the plane a little. Composed they turn, stretch and bend it, and still every point has a place of its own. (A wide layer
-# adds many bends side by side; a deep stack bends what has been bent already.) On the right the points run together: read off the second number of
-# the last row. What has become one point cannot be told apart by anything above it. And the slope is as small as the picture: no gradient gets
-# down.
+# adds many bends side by side; a deep stack bends what has been bent already.) On the right the points run together: look at the last two numbers of
+# the last row. What has become one point cannot be told apart by anything above it. And the slope is as small as the picture: at this size of the
+# matrices, no gradient gets down.
 #
 # ## Exercise 1 · `TransformerBlock`
 #
@@ -273,7 +274,12 @@ network.inner.weight.value = np.array([[1.0, -1.0], [-1.0, 1.0]])
 network.outer.weight.value = np.array([[1.0, 0.0], [1.0, 1.0]])
 x, grad = np.array([[2.0, 0.0], [0.0, 4.0]]), np.array([[0.0, 0.0], [1.0, 0.0]])
 found = passes(block, (x, np.array([[True, False], [True, True]])), grad)
-check.close(found["output"], np.array([[8.0, 0.0], [6.0, 11.0]]), "the two tokens of the text through the block")
+check.close(
+    found["output"],
+    np.array([[8.0, 0.0], [6.0, 11.0]]),
+    "the two tokens of the text through the block",
+    hint="The table at the top of the lab has every number on the way: compare block.attention(x, mask) with its third row.",
+)
 check.close(
     found.get("grad", np.nan),
     np.array([[0.0, 0.5], [0.0, 1.5]]),
@@ -507,6 +513,16 @@ class TransformerBlock(Layer):
         "return self.attention.backward(self.feed_forward.backward(grad))",
         "self.attention.backward(self.feed_forward.backward(grad)); return grad",
     ),
+    "the block adds x once more around parts that already have a residual inside": [
+        (
+            "return self.feed_forward(self.attention(x, mask))",
+            "x = x + self.attention(x, mask); return x + self.feed_forward(x)",
+        ),
+        (
+            "return self.attention.backward(self.feed_forward.backward(grad))",
+            "grad = grad + self.feed_forward.backward(grad); return grad + self.attention.backward(grad)",
+        ),
+    ],
     "backward adds the gradient that arrives once more, which the residuals have done already": (
         "return self.attention.backward(self.feed_forward.backward(grad))",
         "return grad + self.attention.backward(self.feed_forward.backward(grad))",
@@ -739,6 +755,8 @@ for norm in ("pre", "post"):
     x, direction = np.random.default_rng(1).normal(size=(2, 3, 4))
     fill(model, 2)
     found = passes(model, (x, mask), direction)
+    alone = model.forward(x[:1])[0]
+    check.close(found["output"][0], alone, f"{norm}, with a causal mask: token 0 is what it is alone", atol=1e-12)
     slopes = np.zeros((3, 4))
     for place in np.ndindex(3, 4):
         move = np.zeros((3, 4))
@@ -1075,7 +1093,8 @@ class Transformer(Layer):
 }
 
 # %% [markdown]
-# Is it the first transformer or GPT-2? The word for the norm decides. Here are their sizes, built by your code at about a tenth of their width.
+# Is it the first transformer or GPT-2? Two words decide, the norm's and the bend's, and the sizes. Here are both, built by your code at about a tenth of their width. Look at the last
+# array: one has a norm of its own behind the blocks.
 
 # %%
 models = {
@@ -1351,7 +1370,7 @@ def gradient_norms_by_depth(
         mask: as in `Transformer`.
 
     Returns:
-        float64 array (n_layers + 1,). Entry n is the norm (the root of the sum of squares over everything) of the
+        float64 array (n_layers + 1,), also for a float32 model. Entry n is the norm (the root of the sum of squares over everything) of the
         gradient for the input of block n; so entry 0 is that for x. The last entry is that for the output of the last
         block, before the last norm.
 
@@ -1477,7 +1496,12 @@ model = Transformer(2, 4, 2, 5, new_rng(0))
 model.astype("float32")
 x = np.arange(8, dtype="float32").reshape(2, 4)
 found = gradient_norms_by_depth(model, x, x)
-check.equal(str(np.asarray(found).dtype), "float64", "a float32 model: the dtype of the norms")
+check.equal(
+    str(np.asarray(found).dtype),
+    "float64",
+    "a float32 model: the dtype of the norms",
+    hint="The norm of a float32 array is a float32. Make the array of all norms with dtype=np.float64.",
+)
 ### END HIDDEN TESTS
 
 
@@ -1595,7 +1619,7 @@ steps = [
     for factor in factors
 ]
 figure.update_xaxes(title_text="blocks below (0 is the input)")
-figure.update_yaxes(title_text="gradient norm, top = 1", type="log", exponentformat="power", dtick=5, range=[-21, 21])
+figure.update_yaxes(title_text="gradient norm, top = 1", type="log", exponentformat="power", dtick=10, range=[-41, 25])
 figure.update_layout(
     height=460,
     legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
@@ -1611,7 +1635,8 @@ for name in arrangements:
 # Read the table row by row. Which rows stay within a factor of a hundred wherever the slider stands? All of them have norms, and one has no additions: what do you make of the
 # row "pre, no residuals"? (A layer norm mends the *size* of what goes through it. Lab 0.3 has shown what it cannot mend.) And why does the row "none" never sink, and only climb?
 #
-# Now something that is learned. Each text is a table of teachers in five lines, in no order that means anything: line $i$ says who taught person $i$. The last token asks about one person. The
+# Now something that is learned. Each text is a table of teachers in five lines, one for each person: the person, and who taught this person. The model gets no positions, so the
+# order of the lines means nothing to it. The last token asks about one person. (No mask: the last token may see everything, and so may the others.) The
 # answer is the teacher *of the teacher*. The teachers are drawn anew in every text, so there is nothing to know by heart: the model has to look up twice. It has two
 # blocks of your own, and Adam, which you write in Lab 0.8.
 
@@ -1703,7 +1728,9 @@ for depth in range(3):
         goal = np.eye(PEOPLE)[fitted[1 + k]]
         weight = np.linalg.solve(fits[depth].T @ fits[depth] + np.eye(25), fits[depth].T @ goal)
         shares[depth, k] = ((tries[depth] @ weight).argmax(axis=1) == tried[1 + k]).mean()
-    print(f"behind {depth} blocks{shares[depth, 0]:>29.0%}{shares[depth, 1]:>16.0%}{shares[depth, 2]:>18.0%}")
+    print(
+        f"behind {depth} block{'s' if depth != 1 else ' '}{shares[depth, 0]:>29.0%}{shares[depth, 1]:>16.0%}{shares[depth, 2]:>18.0%}"
+    )
 for k, name in enumerate(("who was asked about", "the teacher", "the teacher's teacher")):
     figure.add_scatter(x=[0, 1, 2], y=shares[:, k], mode="lines+markers", name=name, hovertemplate="%{y:.0%}")
 figure.update_xaxes(title_text="blocks", dtick=1)

@@ -1,7 +1,7 @@
 # ---
 # title: The training loop
 # lab: ch00/lab08
-# minutes: 130
+# minutes: 150
 # difficulty: 4
 # hardware: cpu
 # needs: [ch00/lab01, ch00/lab02, ch00/lab06, ch00/lab07]
@@ -40,7 +40,7 @@
 # | `arrays` | each `(N, ...)` | N examples: inputs first, targets last; row n of each belongs to example n |
 # | batch | each `(batch_size, ...)` | the same rows of all arrays; the last of an epoch may have fewer |
 # | epoch | | once through all examples: `ceil(N / batch_size)` steps |
-# | `parameters` | dict | name → `Parameter`, out of `model.parameters()` |
+# | `parameters` | dict | name → `Parameter`, out of `model.parameters()`: its `value` and its `grad` are arrays of one shape. Change them in place, or put new ones of the same shape and dtype there |
 # | `optimizer.state` | dict | name → array: all that an optimiser remembers |
 # | state of a run | | weights, optimiser's state, step, history, random generator |
 #
@@ -540,7 +540,7 @@ def clipped(gradients: list[np.ndarray], max_norm: float) -> dict[str, Any]:
 #
 # All that the optimiser remembers from one step to the next, here the velocities, has to be in `self.state`. That is what a checkpoint saves.
 #
-# A step of SGD is as long as the gradient. One bad batch with an enormous gradient throws the model far away, and all that was learned is gone.
+# A step of SGD is in proportion to the gradient. One bad batch with an enormous gradient throws the model far away, and all that was learned is gone.
 # `clip_gradients` is the belt: it measures the length of the whole gradient, all parameters together, and shortens it if it is too long. The direction stays.
 #
 # *Difficulty 2 of 5 · 20 minutes · 4 points*
@@ -719,6 +719,7 @@ check.equal(clipped([], 1.0)["norm"], 0.0, "no parameters at all: length 0")
 check.equal(clipped([np.zeros((2, 3))], 1.0)["norm"], 0.0, "a gradient of zeros: length 0")
 huge = np.array([3e25, -4e25], dtype="float32")
 found = clipped([huge], 10.0)
+check.equal(found["error"], "", "large float32 gradients, whose length is finite: no error")
 check.close(found["norm"] / 1e25, 5.0, "float32 numbers whose squares are too large for float32: the length over 1e25")
 check.close(found["after"][0], np.array([6.0, -8.0], "float32"), "and clipped to 10")
 for bad in (float("inf"), -float("inf"), float("nan")):
@@ -1470,7 +1471,7 @@ def saved_over() -> dict[str, Any]:
 # What does a run have to remember, so that it can go on as if nothing had happened? `TrainState` holds it all: the weights, what the optimiser
 # remembers, the step, the history, and the random generator, whose state is a dict, `rng.bit_generator.state`.
 #
-# The weights and the optimiser's state are arrays with names, and `np.savez` writes those. For the rest there is JSON: a text, which is an array, too. Do *not*
+# The weights and the optimiser's state are arrays with names, and `np.savez` writes those. For the rest there is JSON: a text, which is an array, too: `np.array(text)` is an array with one entry, and `str(...)` of it is the text again. Do *not*
 # let NumPy pickle anything: a pickle can run code when it is read, and checkpoints are passed around.
 #
 # A checkpoint is worth having only if it is there when you need it. Write to another file first, and rename it when it is complete: a rename takes place or does not, and there
@@ -1871,7 +1872,7 @@ def trained(
 # %% [markdown]
 # ## Exercise 5 · `train`
 #
-# Now the loop. Every part is there, and what is left is the order of things: gradients to zero, forward, loss, backward, clip, step; the learning rate before the step, and the
+# Now the loop. Every part is there, and what is left is the order of things: gradients to zero (`model.zero_grad()`), forward, loss, backward, clip, step; the learning rate before the step, and the
 # checkpoint after everything that belongs to it. Write the row of the history first, then save, or the last row is missing from the file.
 #
 # The hard part you know from the picture. A run may stop in the middle of an epoch. `state.rng` is what gets saved, so it has to stay as it was *before* the epoch's
@@ -1985,7 +1986,7 @@ check.equal(
     halves["weights"]["inner.weight"],
     whole["weights"]["inner.weight"],
     "stopped after the first epoch of 3 steps, and resumed: a weight at the end, to the bit",
-    hint="What is different at the first step after the resume: the batch, what the optimiser remembers, or the rate?",
+    hint="What is different at the first step after the resume: the batch, the gradients (are they zero before the step?), what the optimiser remembers, or the rate?",
 )
 ### BEGIN HIDDEN TESTS
 import torch
@@ -2416,16 +2417,21 @@ figure.show()
 
 # %% [markdown]
 # The dotted line lies on the one of AdamW: nothing tells where the machine was switched off. Now look at the three others. They end close together, at rates that differ by a factor of a hundred. So
-# what does one gain with AdamW? Multiply all three rates by 10, then divide them by 10, and note what each loses. The belt is on, too: `clip` is 1. Take it off with `clip=100`, and try the
-# large rates again. (It is one run each, so do not make much of small differences.)
+# what does one gain with AdamW? Multiply all three rates by 10, then divide them by 10, and note what each loses. (The rate that counts is the one given to `run`: `train` writes it to the
+# optimiser.) The belt is on, too: `clip` is 1. Take it off: write `clip=100` into the `TrainConfig` in `run`, and try the large rates again. (It is one run each, so do not make much of small
+# differences.)
 #
-# Then the size of the file. It is more than three times that of the weights. What are the other two thirds, and what is the rest?
+# <details><summary>An answer</summary>With a tenth of the rate all three lose about as much. With ten times the rate AdamW loses the least. Without the belt SGD is lost at the large rate, and AdamW
+# hardly notices, since its step does not grow with the gradient. So it does not win here. It forgives.</details>
+#
+# Then the size of the file. Divide it by that of the weights. Which part of it is three times the weights, and what is the rest?
 #
 # <details><summary>An answer</summary>AdamW's two running means are as large as the weights, so the arrays have three times their size. SGD with momentum would need twice, plain SGD once. The rest
-# is text: the history, a few dozen bytes for each step, and the name and shape of each array.</details>
+# is text: the history, about a hundred characters for each step, and some 300 bytes for the name, shape and place of each array. (A text saved as <code>np.array(text)</code> takes four bytes for
+# each character. As bytes it takes one.)</details>
 #
 # One more experiment. In a cell of your own run `run(AdamW, lr=0.01, path="words.npz")` and press the stop button. Run the cell again. The bar goes on where the last checkpoint
-# was. How many steps did you lose, and which setting decides that?
+# was. How many steps did you lose, and which setting decides that? Delete the file when you are done. With another rate it would be refused.
 #
 # ## Common mistakes
 #
@@ -2439,7 +2445,7 @@ figure.show()
 # - **float64 by accident.** One NumPy number among the settings, `np.float64(0.001)` for the learning rate or the count in `beta**t`, and after one step a float32 model
 #   is float64: the same results, more slowly.
 # - **Clipping after the step.** Nothing complains, and the norm in the log looks right.
-# - **Decay inside the gradient.** For SGD it is the same up to a factor. For Adam it is another method.
+# - **Decay inside the gradient.** For plain SGD it is the same. With momentum the velocity adds the decay up, like all else. For Adam it is another method.
 # - **`path` without its ending.** `np.savez("run")` writes `run.npz`. The loop looks for `run`, finds nothing, and begins anew, every time.
 # - **Saving in place.** The machine dies while it writes, and the only checkpoint is half a file. (Against a power cut the new file must also have reached the disk
 #   before the rename: `os.fsync`.)

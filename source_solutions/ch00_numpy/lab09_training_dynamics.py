@@ -1,7 +1,7 @@
 # ---
 # title: Training dynamics
 # lab: ch00/lab09
-# minutes: 100
+# minutes: 110
 # difficulty: 3
 # hardware: cpu
 # needs: [ch00/lab06, ch00/lab07, ch00/lab08]
@@ -154,7 +154,7 @@ def exact_match(logits: np.ndarray, targets: np.ndarray, ignore_index: int = -10
 
     Returns:
         A Python float between 0 and 1: the texts that are right, divided by the texts in which at least one place counts. A text
-        without such a place is neither right nor wrong. NaN if there is no other.
+        without such a place is neither right nor wrong. NaN if no text has a place that counts.
 
     Raises:
         ValueError: if targets do not have the leading shape of logits.
@@ -665,7 +665,7 @@ check.equal(
     "validation loss 2.0, 1.7, 1.4, then 1.5, 1.7, 1.6, 1.9, 1.8, always above 1.4: patience 3",
 )
 check.equal(
-    overfitting_step(steps, train, np.array([2.0, 1.7, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2]), patience=2),
+    overfitting_step(steps, train, np.array([2.0, 1.7, 1.8, 1.6, 1.5, 1.4, 1.3, 1.3]), patience=2),
     None,
     "a single bad measurement, and a patience of 2",
 )
@@ -791,6 +791,10 @@ def overfitting_step(steps, train_loss, val_loss, patience=3):
         ("(val_loss[after] > val_loss[i]).all()", "(np.diff(val_loss[i : i + 1 + patience]) > 0).all()"),
         ("(train_loss[after] < train_loss[i]).all()", "(np.diff(train_loss[i : i + 1 + patience]) < 0).all()"),
     ],
+    "a step near the end is accepted, although fewer than `patience` measurements follow": (
+        "range(len(steps) - patience)",
+        "range(len(steps))",
+    ),
     "one bad measurement is enough": [
         ("> val_loss[i]).all()", "> val_loss[i]).any()"),
         ("< train_loss[i]).all()", "< train_loss[i]).any()"),
@@ -896,7 +900,8 @@ def row_entropy(weights: np.ndarray) -> np.ndarray:
         weights: (..., T), not negative; rows sum to one, or consist of zeros. float32 or float64.
 
     Returns:
-        Array (...): ``-sum_j w_j log2(w_j)``, where a weight of 0 contributes 0. No NaN, no infinity, and nothing below 0.
+        Array (...): ``-sum_j w_j log2(w_j)``, where a weight of 0 contributes 0. No NaN, no infinity, and nothing
+        below 0: by rounding a weight can be a little above 1, and its logarithm above 0.
 
     Source: Shannon, A Mathematical Theory of Communication, 1948.
     """
@@ -1030,7 +1035,12 @@ for shape in ((3, 5, 7), (4,), (1, 1), (2, 3, 1, 6)):
 check.close(row_entropy(np.full((2, 8), 0.125, dtype="float32")), np.full(2, 3.0), "float32, eight places alike")
 tiny = row_entropy(np.array([[1.0, 1e-300], [1.0, 5e-324], [0.0, 1.0 + 1e-12]]))
 check.close(tiny, np.zeros(3), "a weight of almost nothing")
-check.that(bool((np.asarray(tiny) >= 0).all()), "no entropy is below 0", why=f"they are {np.asarray(tiny).tolist()}")
+check.that(
+    bool((np.asarray(tiny) >= 0).all()),
+    "no entropy is below 0",
+    why=f"they are {np.asarray(tiny).tolist()}",
+    hint="By rounding a weight can be a little above 1.",
+)
 for shape, query, keys in (
     ((2, 3, 4, 6, 6), 4, [1, 3]),
     ((1, 5, 1, 8, 8), 7, [0]),
@@ -1203,7 +1213,7 @@ def pca(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         projected (n, k): where the centred rows stand along the directions.
         directions (k, d): of length 1, at right angles to each other, the one that explains most first. In each the entry that is largest
             in size is positive.
-        shares (k,): the share of the variance of all features together that each direction explains. Zeros if all rows are equal.
+        shares (k,): the share of the variance of all features together that each direction explains. Zeros if all centred rows are zero.
         All three are float64, and computed in float64.
 
     Raises:
@@ -1473,8 +1483,8 @@ for step, m in list(zip(steps, unseen, strict=True))[::2]:
     )
 
 # %% [markdown]
-# The loss comes down in one sweep, more or less. The digits do not. In which order are they learned? Draw the loss beside the landings from the first picture, and below
-# it the shares of right digits.
+# The loss comes down in one sweep, more or less. The digits do not. In which order are they learned? The next cell draws the loss beside the landings from the first
+# picture, and below it the shares of right digits.
 
 # %%
 from plotly.subplots import make_subplots
@@ -1533,7 +1543,7 @@ figure.show()
 
 # %% [markdown]
 # Does a head begin to look at the units before the tens come out right, at the same time, or after? Is it one head or several, in the first block or in the second? In the second block a place finds more than a digit at the
-# units: it may find what the first block has already computed there. Run it again with another seed of the model. What stays, and what was chance?
+# units: it may find what the first block has already computed there. Run it again with another seed of the model (`seed=3` in `run`). What stays, and what was chance?
 #
 # That a head looks somewhere does not prove that the model needs it. The page does the experiment: it trains a model of one block, and then forbids exactly these looks.
 #
@@ -1566,7 +1576,10 @@ if learned_by_heart is not None:
 
 # %% [markdown]
 # Compare the last two lines. Does exact match fall as the loss rises? The loss punishes confidence in wrong answers; exact match does not ask how sure the model is. So which of the two would you
-# stop by?
+# stop by? And the detector was given the raw losses. Give it the smoothed ones: which step does it name now, and why?
+#
+# <details><summary>An answer</summary>Exact match need not fall: the model can get more answers right, and be surer of those that are wrong. If you only need the answers, stop by exact match. If you use the
+# probabilities, stop by the loss. Neither is good: what is missing is sums. The mean of the last five looks back, so its lowest point comes later.</details>
 #
 # Last, the photograph. Where do the rows of the ten digits stand in the model that can add, before training and after?
 
@@ -1621,7 +1634,7 @@ figure.show()
 
 # %% [markdown]
 # The grey line joins the digits in the order in which we count. The model was never told that order: to it `7` is the eighth row of a table. How much of the order has it found? Where does 9 stand: beside 8, beside 0, or beside
-# both? (What comes after 9 in the last digit, when one counts?) And how much of the variance do two directions explain: may you trust the picture? Rows that lie far apart here *are* far apart. Rows that lie close together here may be far apart in the other 46 directions.
+# both? (What comes after 9 in the last digit, when one counts?) And how much of the variance do two directions explain: may you trust the picture? Rows that lie far apart here *are* far apart. Rows that lie close together here may be far apart in the directions that you do not see.
 #
 # ## Common mistakes
 #

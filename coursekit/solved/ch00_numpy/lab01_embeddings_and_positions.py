@@ -117,7 +117,10 @@ def xavier_uniform(rng: np.random.Generator, d_in: int, d_out: int) -> np.ndarra
         "rng.uniform(-a, a, size=(d_in, d_out))",
         "rng.normal(0, a, size=(d_in, d_out))",
     ),
-    "the shape is (d_out, d_in), as nn.Linear has it": ("size=(d_in, d_out)", "size=(d_out, d_in)"),
+    "the shape is (d_out, d_in), as torch's nn.Linear has it, for use as x @ weight.T": (
+        "size=(d_in, d_out)",
+        "size=(d_out, d_in)",
+    ),
     "every row is the same": (
         "rng.uniform(-a, a, size=(d_in, d_out))",
         "np.tile(rng.uniform(-a, a, size=d_out), (d_in, 1))",
@@ -183,7 +186,7 @@ class Embedding(Layer):
             grad: (..., d_model), the gradient of the loss for the output of the last `forward`.
 
         Each row gets the sum of the gradients of all places where its token stood, on top of what ``weight.grad`` held
-        before. Rows that were not looked up get nothing. Returns None: an id is a name and no quantity, so there is
+        before. Rows that were not looked up get nothing. ``weight.grad`` keeps its dtype: float32 stays float32. Returns None: an id is a name and no quantity, so there is
         no gradient for it.
         """
         np.add.at(self.weight.grad, self.ids, grad)  # adds once for each id, also where ids repeat
@@ -415,6 +418,8 @@ class LearnedPositions(Layer):
 
         Raises:
             ValueError: if T is larger than max_T.
+
+        x belongs to the caller and is not changed.
         """
         T, max_T = x.shape[-2], len(self.weight.value)
         if max_T < T:
@@ -429,7 +434,8 @@ class LearnedPositions(Layer):
 
         Returns:
             The gradient for x, of the same shape. To the first T rows of ``weight.grad`` is added, for each position,
-            the sum over all texts of the batch. The other rows get nothing.
+            the sum over all texts of the batch. The other rows get nothing. ``weight.grad`` keeps its dtype. grad belongs
+            to the caller and is not changed.
         """
         T, batch_axes = grad.shape[-2], tuple(range(grad.ndim - 2))
         self.weight.grad[:T] += grad.sum(axis=batch_axes)  # (..., T, d_model) -> (T, d_model)
@@ -525,7 +531,7 @@ class InputLayer(Layer):
     Args:
         vocab_size: V, the number of different tokens.
         max_T: the longest text.
-        d_model: features of a vector; even where the positions are sinusoidal.
+        d_model: features of a vector; an even number if the positions are sinusoidal.
         rng: all random numbers come from it.
         positions: "learned" or "sinusoidal".
 
@@ -570,7 +576,8 @@ class InputLayer(Layer):
         """Add to the gradients of all parameters; returns None, as ids have no gradient.
 
         Args:
-            grad: (..., T, d_model), the gradient of the loss for the output of the last `forward`.
+            grad: (..., T, d_model), the gradient of the loss for the output of the last `forward`. It belongs to the
+                caller and is not changed.
         """
         if self.positions is not None:
             grad = self.positions.backward(grad)

@@ -8,9 +8,9 @@ from coursekit import carry
 Layer = carry("ch00/lab01", "Layer")
 Parameter = carry("ch00/lab01", "Parameter")
 passes = carry("ch00/lab01", "passes")
-LayerNorm = carry("ch00/lab03", "LayerNorm")
-FeedForward = carry("ch00/lab03", "FeedForward")
-Residual = carry("ch00/lab03", "Residual")
+LayerNorm = carry("ch00/lab03", "LayerNorm")  # LayerNorm(d_model)
+FeedForward = carry("ch00/lab03", "FeedForward")  # FeedForward(d_model, d_ff, rng, activation="gelu")
+Residual = carry("ch00/lab03", "Residual")  # Residual(layer, d_model, norm="pre"); forward(x, *args)
 
 
 def causal_mask(T: int) -> np.ndarray:
@@ -19,6 +19,7 @@ def causal_mask(T: int) -> np.ndarray:
 
 # %% given
 new_rng = carry("ch00/lab01", "new_rng")
+# MultiHeadAttention(d_model, n_heads, rng); forward(x, mask=None)
 MultiHeadAttention = carry("ch00/lab02", "MultiHeadAttention")
 
 
@@ -125,6 +126,16 @@ class TransformerBlock(Layer):
         "return self.attention.backward(self.feed_forward.backward(grad))",
         "self.attention.backward(self.feed_forward.backward(grad)); return grad",
     ),
+    "the block adds x once more around parts that already have a residual inside": [
+        (
+            "return self.feed_forward(self.attention(x, mask))",
+            "x = x + self.attention(x, mask); return x + self.feed_forward(x)",
+        ),
+        (
+            "return self.attention.backward(self.feed_forward.backward(grad))",
+            "grad = grad + self.feed_forward.backward(grad); return grad + self.attention.backward(grad)",
+        ),
+    ],
     "backward adds the gradient that arrives once more, which the residuals have done already": (
         "return self.attention.backward(self.feed_forward.backward(grad))",
         "return grad + self.attention.backward(self.feed_forward.backward(grad))",
@@ -534,7 +545,7 @@ def gradient_norms_by_depth(
         mask: as in `Transformer`.
 
     Returns:
-        float64 array (n_layers + 1,). Entry n is the norm (the root of the sum of squares over everything) of the
+        float64 array (n_layers + 1,), also for a float32 model. Entry n is the norm (the root of the sum of squares over everything) of the
         gradient for the input of block n; so entry 0 is that for x. The last entry is that for the output of the last
         block, before the last norm.
 

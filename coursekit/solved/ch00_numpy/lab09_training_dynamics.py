@@ -45,7 +45,7 @@ def exact_match(logits: np.ndarray, targets: np.ndarray, ignore_index: int = -10
 
     Returns:
         A Python float between 0 and 1: the texts that are right, divided by the texts in which at least one place counts. A text
-        without such a place is neither right nor wrong. NaN if there is no other.
+        without such a place is neither right nor wrong. NaN if no text has a place that counts.
 
     Raises:
         ValueError: if targets do not have the leading shape of logits.
@@ -278,6 +278,10 @@ def overfitting_step(steps: np.ndarray, train_loss: np.ndarray, val_loss: np.nda
         ("(val_loss[after] > val_loss[i]).all()", "(np.diff(val_loss[i : i + 1 + patience]) > 0).all()"),
         ("(train_loss[after] < train_loss[i]).all()", "(np.diff(train_loss[i : i + 1 + patience]) < 0).all()"),
     ],
+    "a step near the end is accepted, although fewer than `patience` measurements follow": (
+        "range(len(steps) - patience)",
+        "range(len(steps))",
+    ),
     "one bad measurement is enough": [
         ("> val_loss[i]).all()", "> val_loss[i]).any()"),
         ("< train_loss[i]).all()", "< train_loss[i]).any()"),
@@ -360,7 +364,8 @@ def row_entropy(weights: np.ndarray) -> np.ndarray:
         weights: (..., T), not negative; rows sum to one, or consist of zeros. float32 or float64.
 
     Returns:
-        Array (...): ``-sum_j w_j log2(w_j)``, where a weight of 0 contributes 0. No NaN, no infinity, and nothing below 0.
+        Array (...): ``-sum_j w_j log2(w_j)``, where a weight of 0 contributes 0. No NaN, no infinity, and nothing
+        below 0: by rounding a weight can be a little above 1, and its logarithm above 0.
 
     Source: Shannon, A Mathematical Theory of Communication, 1948.
     """
@@ -488,7 +493,7 @@ def pca(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         projected (n, k): where the centred rows stand along the directions.
         directions (k, d): of length 1, at right angles to each other, the one that explains most first. In each the entry that is largest
             in size is positive.
-        shares (k,): the share of the variance of all features together that each direction explains. Zeros if all rows are equal.
+        shares (k,): the share of the variance of all features together that each direction explains. Zeros if all centred rows are zero.
         All three are float64, and computed in float64.
 
     Raises:
