@@ -73,6 +73,13 @@ class Cubes(Layer):
         return 3 * self.x**2 * grad
 
 
+def column_by_column(d_in: int, d_out: int) -> Layer:
+    """For the tests: a Linear whose weight is stored column by column (Fortran order), as a transposed array is."""
+    layer = Linear(d_in, d_out, np.random.default_rng(1))
+    layer.weight.value = np.asfortranarray(layer.weight.value)
+    return layer
+
+
 def spoil(model: Layer, fault: str | None) -> Layer:
     """For exercise 5: put a fault into the backward pass of a transformer, in place: "A", "B", "C", or none at all."""
     last = model.blocks[-1]
