@@ -8,14 +8,10 @@ from coursekit import carry
 Layer = carry("ch00/lab01", "Layer")
 Parameter = carry("ch00/lab01", "Parameter")
 passes = carry("ch00/lab01", "passes")
+causal_mask = carry("ch00/lab02", "causal_mask")  # causal_mask(T): booleans (T, T), True on and below the diagonal
 LayerNorm = carry("ch00/lab03", "LayerNorm")  # LayerNorm(d_model)
 FeedForward = carry("ch00/lab03", "FeedForward")  # FeedForward(d_model, d_ff, rng, activation="gelu")
 Residual = carry("ch00/lab03", "Residual")  # Residual(layer, d_model, norm="pre"); forward(x, *args)
-
-
-def causal_mask(T: int) -> np.ndarray:
-    """Boolean (T, T): each token may look at itself and at the tokens before it."""
-    return np.tril(np.ones((T, T), dtype=bool))
 
 # %% given
 new_rng = carry("ch00/lab01", "new_rng")
